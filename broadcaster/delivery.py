@@ -1,0 +1,98 @@
+"""Deliveries: how one ends, and how often it is tried.
+
+Four ends, not two: *delivered* (or accepted), *failed* for good, *unknown*, and *stopped* by a later update or cancel.
+Whatever is still under way counts as not yet.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import IntEnum
+
+from broadcaster.clock import minutes, seconds
+
+
+class Lane(IntEnum):
+    """Lower goes first. The numbers stand in the database and in its indexes."""
+
+    PRIORITY = 0
+    ROUTINE = 1
+
+
+class State(IntEnum):
+    """Of a delivery, and of one reader's mail. The numbers stand in partial indexes: append, never renumber."""
+
+    QUEUED = 0
+    IN_FLIGHT = 1
+    DELIVERED = 2
+    FAILED = 3
+    UNKNOWN = 4
+    STOPPED = 5
+
+
+UNSETTLED = frozenset({State.QUEUED, State.IN_FLIGHT})
+SETTLED = frozenset(State) - UNSETTLED
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """Doubling waits with jitter, until the attempts are used up or the message has expired."""
+
+    first_wait: timedelta
+    longest_wait: timedelta
+    attempts: int | None  # None: until it expires or is superseded
+
+    def wait_after(self, attempt: int, dice: random.Random | None = None) -> timedelta:
+        """How long to wait after the `attempt`-th try (1, 2, …): 50–100 % of the doubled time.
+
+        The jitter only shortens, so that `longest_wait` is a promise.
+        """
+        doubled = self.first_wait * 2 ** min(attempt - 1, 20)
+        share = (dice or random).uniform(0.5, 1.0)
+        return min(doubled, self.longest_wait) * share
+
+    def is_spent(self, attempt: int) -> bool:
+        return self.attempts is not None and attempt >= self.attempts
+
+
+RETRY = {
+    # An alert is tried until it expires or is superseded: giving up on it is a person's decision.
+    Lane.PRIORITY: RetryPolicy(first_wait=seconds(1), longest_wait=seconds(15), attempts=None),
+    Lane.ROUTINE: RetryPolicy(first_wait=seconds(30), longest_wait=minutes(30), attempts=8),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Where the recipients of a delivery stand. `settled + unsettled = total`, always."""
+
+    total: int = 0
+    queued: int = 0
+    in_flight: int = 0
+    delivered: int = 0
+    failed: int = 0
+    unknown: int = 0
+    stopped: int = 0
+
+    @property
+    def settled(self) -> int:
+        return self.delivered + self.failed + self.unknown + self.stopped
+
+    @property
+    def adds_up(self) -> bool:
+        return self.settled + self.queued + self.in_flight == self.total
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """What became of one attempt, before it is written down."""
+
+    state: State
+    detail: str = ""
+    evidence: str = ""
+    retry_at: datetime | None = None
