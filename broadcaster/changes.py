@@ -55,21 +55,10 @@ def changed(
     if problems := text_problems("text", line, most=2_000):
         raise Refused(problems)
     speaks = _Speaks(change, words, line=line, line_language=original.info.language)
-    common = {
-        "identifier": new_identifier(now),
-        "mode": original.mode,
-        "category": original.category,
-        "channels": original.channels,
-        "change": change,
-        "references": (*original.references, Reference(identifier=original.identifier, sent_at=original.sent_at)),
-        "effective_at": now,
-        "expires_text": "",
-        "sent_at": None,
-    }
+    base = _linked(renewed or original, original, change, now)
     if change in (Change.CANCEL, Change.ALL_CLEAR):
         return replace(
-            original,
-            **common,
+            base,
             message_type=MessageType.CANCEL if change is Change.CANCEL else MessageType.UPDATE,
             infos=tuple(speaks.ended(info) for info in original.infos),
             severity=Severity.MINOR if original.is_alert else original.severity,
@@ -79,13 +68,28 @@ def changed(
             expires_at=now + ENDED_FOR,
             images=(),
         )
-    base = renewed or original
     return replace(
         base,
-        **common,
         message_type=MessageType.UPDATE,
         infos=tuple(speaks.renewed(info) for info in base.infos),
         expires_at=max(base.expires_at, now + timedelta(hours=1)),
+    )
+
+
+def _linked(base: Message, original: Message, change: Change, now: datetime) -> Message:
+    """A message of its own that refers to the original, for the same readers in the same place."""
+    assert original.sent_at is not None
+    return replace(
+        base,
+        identifier=new_identifier(now),
+        mode=original.mode,
+        category=original.category,
+        channels=original.channels,
+        change=change,
+        references=(*original.references, Reference(identifier=original.identifier, sent_at=original.sent_at)),
+        effective_at=now,
+        expires_text="",
+        sent_at=None,
     )
 
 

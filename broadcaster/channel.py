@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from broadcaster.clock import Clock
-from broadcaster.message import Message, Mode
+from broadcaster.message import Image, Message, Mode
 from broadcaster.ward import Ward
 from broadcaster.words import Words
 
@@ -127,6 +127,15 @@ class Kit:
     leave_link: Callable[[Letter], str]  # the address at which this reader leaves this category
     publish: Callable[[Page], None]  # put a board's page where the public reads it, atomically
 
+    def address(self, path: str) -> str:
+        """The public address of a page. Drills have a place of their own below `/drill/`."""
+        place = "/drill" if self.mode is Mode.DRILL else ""
+        return f"{self.ward.base_url}{place}/{path}"
+
+    def picture_address(self, image: Image) -> str:
+        ending = "png" if image.media_type == "image/png" else "jpg"
+        return f"{self.ward.base_url}/media/{image.digest}.{ending}"
+
 
 class Channel(Protocol):
     """Every channel. `mode` is the place its credentials belong to; the pipeline refuses any other."""
@@ -199,6 +208,8 @@ class Mailing(Channel, Protocol):
 
 @runtime_checkable
 class Board(Channel, Protocol):
+    shows_all: ClassVar[bool]  # shows every message in force, whether or not it names this channel
+
     def compose(self, in_force: Sequence[Message], at: datetime) -> Sequence[Page]:
         """Everything this board shows at that instant. The order of `in_force` does not matter, and messages that
         name other channels or are no longer in force are passed over by the caller."""

@@ -36,6 +36,9 @@ UNSETTLED = frozenset({State.QUEUED, State.IN_FLIGHT})
 SETTLED = frozenset(State) - UNSETTLED
 
 
+_DICE = random.Random()  # noqa: S311 - jitter is no secret
+
+
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
     """Doubling waits with jitter, until the attempts are used up or the message has expired."""
@@ -49,8 +52,8 @@ class RetryPolicy:
 
         The jitter only shortens, so that `longest_wait` is a promise.
         """
-        doubled = self.first_wait * 2 ** min(attempt - 1, 20)
-        share = (dice or random).uniform(0.5, 1.0)
+        doubled: timedelta = self.first_wait * 2 ** min(attempt - 1, 20)
+        share = (dice or _DICE).uniform(0.5, 1.0)
         return min(doubled, self.longest_wait) * share
 
     def is_spent(self, attempt: int) -> bool:
@@ -96,3 +99,33 @@ class Tried:
     detail: str = ""
     evidence: str = ""
     retry_at: datetime | None = None
+    is_in_doubt: bool = False  # it may have gone out: look before the next try
+
+
+@dataclass(kw_only=True)
+class Breaker:
+    """Spares a medium that keeps failing, and everybody who would wait behind it.
+
+    After `patience` failures in a row it opens, for doubling times; one try is let through after each. It never holds
+    back the priority lane's own retries, which are bounded by their policy.
+    """
+
+    patience: int = 5
+    first_rest: timedelta = timedelta(seconds=5)
+    longest_rest: timedelta = timedelta(minutes=2)
+    failures: int = 0
+    opens_until: datetime | None = None
+
+    def is_open(self, now: datetime) -> bool:
+        return self.opens_until is not None and now < self.opens_until
+
+    def succeeded(self) -> None:
+        self.failures, self.opens_until = 0, None
+
+    def failed(self, now: datetime, *, rest: timedelta | None = None) -> None:
+        self.failures += 1
+        over = self.failures - self.patience
+        if rest is not None:
+            self.opens_until = now + rest
+        elif over >= 0:
+            self.opens_until = now + min(self.first_rest * 2 ** min(over, 10), self.longest_rest)

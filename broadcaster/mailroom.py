@@ -1,0 +1,527 @@
+"""The mailroom: letters of every mailing, over one set of warm lines, the gravest first.
+
+Priority is strict at the grain of one message over all lines: a line asks for a letter only when it can carry it, and
+gets the most urgent there is. (Measured: an emergency's last mail at 1.09 times an idle system; lines reserved for
+emergencies 5 times, a plain queue 28 times.)
+
+    feed      claim letters from the ledger into a small store in memory, a mailing's fan-out continued on the way
+    lines     each warm line carries letter after letter
+    record    write down what became of them, in batches of at most 100 or 25 ms
+
+Isolation by mail domain: a domain may hold only a few lines until it has answered well, a silent line gets a stand-in,
+and a domain that fails rests while the others go on. After kill -9 at most the letters on the wire and `UNRECORDED`
+more are repeated, with the same Message-ID: the lines wait when the record falls behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import structlog
+
+from broadcaster.channel import (
+    ChannelClosed,
+    DeliveryFailure,
+    Letter,
+    Line,
+    Mailing,
+    Outcome,
+    OutcomeUnknown,
+    PermanentFailure,
+    TemporaryFailure,
+)
+from broadcaster.clock import Clock
+from broadcaster.delivery import RETRY, Breaker, Lane, State
+from broadcaster.signals import POLL_S, Signals
+from broadcaster.store import deliveries, issues, recipients, workers
+from broadcaster.store.database import Connection, Database, StoreError
+from broadcaster.store.deliveries import Delivery
+from broadcaster.store.recipients import Claimed, Mark
+
+log = structlog.get_logger(__name__)
+
+IN_HAND = 400
+"""Letters claimed ahead of the lines, for each lane: enough that no line waits, few enough to give back at once."""
+
+BATCH = 100
+BATCH_S = 0.025
+UNRECORDED = 200
+"""The most letters that have gone out and are not in the ledger yet."""
+
+SILENT_S = 1.0
+"""A line that has said nothing for so long gets a stand-in, so that a hanging domain takes no capacity from others."""
+
+SHARE_OF_ONE_DOMAIN = 0.9
+IDLE_S = 30.0
+"""An idle line is renewed after so long: relays close quiet sessions, and an emergency must not find that out."""
+
+
+@dataclass(kw_only=True)
+class Domain:
+    """One mail domain: how many lines it may hold, and whether it rests."""
+
+    most: int = 2
+    in_flight: int = 0
+    breaker: Breaker = field(default_factory=lambda: Breaker(patience=3, longest_rest=timedelta(minutes=5)))
+
+    def may_take(self, lane: Lane, now: datetime) -> bool:
+        if self.breaker.is_open(now):
+            # An alert looks whether the domain is back, one letter at a time.
+            return lane is Lane.PRIORITY and self.in_flight == 0
+        return self.in_flight < self.most
+
+
+@dataclass(kw_only=True)
+class Tray:
+    """The letters of one lane that are in hand, by domain, served in turn."""
+
+    by_domain: dict[str, deque[Letter]] = field(default_factory=dict)
+    size: int = 0
+
+    def put(self, letter: Letter) -> None:
+        self.by_domain.setdefault(letter.domain, deque()).append(letter)
+        self.size += 1
+
+    def put_back(self, letter: Letter) -> None:
+        self.by_domain.setdefault(letter.domain, deque()).appendleft(letter)
+        self.size += 1
+
+    def next(self, may_take: Mapping[str, Domain], lane: Lane, now: datetime) -> Letter | None:
+        for domain in list(self.by_domain):
+            waiting = self.by_domain[domain]
+            if not may_take[domain].may_take(lane, now):
+                continue
+            letter = waiting.popleft()
+            self.size -= 1
+            del self.by_domain[domain]
+            if waiting:
+                self.by_domain[domain] = waiting  # to the end of the round
+            return letter
+        return None
+
+    def draw(self, wanted: set[int] | None = None, domain: str | None = None) -> list[Letter]:
+        """Take out every letter of these deliveries, or of this domain."""
+        drawn: list[Letter] = []
+        for name in list(self.by_domain):
+            kept: deque[Letter] = deque()
+            for letter in self.by_domain[name]:
+                chosen = (wanted is None or delivery_of(letter) in wanted) and (domain is None or name == domain)
+                (drawn if chosen else kept).append(letter)
+            if kept:
+                self.by_domain[name] = kept
+            else:
+                del self.by_domain[name]
+        self.size -= len(drawn)
+        return drawn
+
+
+_BITS = 36
+"""A letter's key is its ledger row: the delivery's number and, in the lower 36 bits, the subscriber's."""
+
+
+def key_of(delivery_id: int, subscriber_id: int) -> int:
+    return delivery_id << _BITS | subscriber_id
+
+
+def delivery_of(letter: Letter) -> int:
+    return letter.key >> _BITS
+
+
+class Relay:
+    """How many mails may be waiting in the relay: a relay's full queue undoes all overtaking.
+
+    The relay says nothing about its queue, so it is reckoned: what was handed over, less what it is known to pass on
+    each second. Alerts are never held back."""
+
+    def __init__(self, most_waiting: int, mails_per_s: float) -> None:
+        self._most, self._rate = most_waiting, mails_per_s
+        self._level, self._at = 0.0, None
+
+    _at: datetime | None
+
+    def has_room(self, now: datetime) -> bool:
+        self._drain(now)
+        return not self._most or not self._rate or self._level < self._most
+
+    def took(self, now: datetime) -> None:
+        self._drain(now)
+        self._level += 1
+
+    def _drain(self, now: datetime) -> None:
+        if self._at is not None:
+            self._level = max(0.0, self._level - (now - self._at).total_seconds() * self._rate)
+        self._at = now
+
+
+class Mailroom:
+    def __init__(
+        self,
+        *,
+        channel: Mailing,
+        database: Database,
+        clock: Clock,
+        signals: Signals,
+        worker: Worker,
+        lanes: Sequence[Lane],
+        relay: Relay,
+    ) -> None:
+        self.channel = channel
+        self.database = database
+        self.clock = clock
+        self.worker = worker
+        self.lanes = lanes
+        self.relay = relay
+        self.wake = signals.subscribe()
+        self._trays = {lane: Tray() for lane in lanes}
+        self._domains: dict[str, Domain] = {}
+        self._open: dict[int, _Open] = {}
+        self._carried: dict[int, tuple[Letter, Lane, float]] = {}
+        self._marks: list[Mark] = []
+        self._writing = 0
+        self._retries: dict[int, int] = {}
+        self._ready = asyncio.Event()
+        self._to_record = asyncio.Event()
+        self._hungry = asyncio.Event()
+        self._lines: set[asyncio.Task[None]] = set()
+        self._rest = Breaker(patience=1, first_rest=timedelta(seconds=1), longest_rest=timedelta(seconds=15))
+
+    async def run(self) -> None:
+        """Until cancelled. What was carried is written down before it ends."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._feeds())
+                group.create_task(self._records())
+                group.create_task(self._staffs_lines())
+        finally:
+            for line in list(self._lines):
+                line.cancel()
+            await asyncio.gather(*self._lines, return_exceptions=True)
+            await self._finish()
+
+    # Feed
+
+    async def _feeds(self) -> None:
+        while True:
+            try:
+                soonest = await self._feed()
+            except StoreError:
+                log.exception("mailroom.feed_failed", channel=self.channel.name)
+                soonest = 1.0
+            self._hungry.clear()
+            waits = [asyncio.create_task(self.wake.wait(soonest)), asyncio.create_task(self._hungry.wait())]
+            done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+
+    async def _feed(self) -> float:
+        """Look at the ledger once; gives the seconds until it must be looked at again."""
+        mailings = await self.database.reads(deliveries.open_mailings, self.channel.name, self.channel.mode)
+        mine = [mailing for mailing in mailings if mailing.lane in self._trays]
+        await self._drop_stopping(mine)
+        self._close_finished({mailing.id for mailing in mine})
+        soonest = POLL_S
+        for lane in self.lanes:
+            for mailing in mine:
+                if mailing.lane is lane:
+                    soonest = min(soonest, await self._feed_from(mailing))
+        return soonest
+
+    async def _feed_from(self, mailing: Delivery) -> float:
+        tray = self._trays[mailing.lane]
+        if mailing.id not in self._open:
+            await self._open_mailing(mailing)
+        if mailing.fanned_to is not None:
+            await self._continue_fan_out(mailing)
+        if tray.size >= IN_HAND // 2 or mailing.is_stopping:
+            return POLL_S
+        now = self.clock.now()
+        wanted = IN_HAND - tray.size
+        claimed = await self.database.writes(self._claim, mailing, now, wanted)
+        opened = self._open[mailing.id]
+        for one in claimed:
+            letter = _letter(mailing, one, opened)
+            self._domains.setdefault(letter.domain, Domain())
+            self._retries[letter.key] = one.attempts
+            tray.put(letter)
+        if claimed:
+            self._ready.set()
+        return 0.01 if len(claimed) == wanted else POLL_S
+
+    def _claim(self, connection: Connection, mailing: Delivery, now: datetime, wanted: int) -> list[Claimed]:
+        claimed = recipients.claim(connection, mailing.id, worker=self.worker.id, now=now, limit=wanted)
+        if claimed:
+            deliveries.note_first_attempt(connection, [mailing.id], now)
+        return claimed
+
+    async def _open_mailing(self, mailing: Delivery) -> None:
+        issue = await self.database.reads(issues.by_id, mailing.issue_id)
+        assert mailing.payload is not None
+        await asyncio.to_thread(self.channel.load, issue.id, mailing.payload)
+        self._open[mailing.id] = _Open(
+            issue=issue.id, part=mailing.part, category=issue.message.category, is_drill=issue.message.is_drill
+        )
+
+    async def _continue_fan_out(self, mailing: Delivery) -> None:
+        """One chunk at a time, with the lock given up between two: bulk never keeps an emergency waiting for it."""
+        if "of" in mailing.audience and not await self.database.reads(self._are_settled, mailing.audience["of"]):
+            return  # who has the first one is not known before its last letter is settled
+        await self.database.writes(self._fan_out, mailing.id)
+        self._hungry.set()
+
+    def _are_settled(self, connection: Connection, ids: Sequence[int]) -> bool:
+        return all(deliveries.get(connection, id).state is not State.QUEUED for id in ids)
+
+    def _fan_out(self, connection: Connection, id: int) -> None:
+        now = self.clock.now()
+        recipients.fan_out(connection, deliveries.get(connection, id), now)
+        deliveries.finish_mailings(connection, [id], now)
+
+    async def _drop_stopping(self, mailings: Sequence[Delivery]) -> None:
+        """An update or a cancel came: what is in hand and not on the wire stays here, exactly."""
+        stopping = {mailing.id for mailing in mailings if mailing.is_stopping}
+        if not stopping:
+            return
+        now = self.clock.now()
+        for tray in self._trays.values():
+            for letter in tray.draw(stopping):
+                self._mark(letter, State.STOPPED, "", now, counts=False)
+        await self.database.writes(recipients.stop_waiting, stopping, now)
+        await self.database.writes(deliveries.finish_mailings, stopping, now)
+
+    def _close_finished(self, open_now: set[int]) -> None:
+        for id in [id for id in self._open if id not in open_now]:
+            opened = self._open.pop(id)
+            if all(other.issue != opened.issue for other in self._open.values()):
+                self.channel.unload(opened.issue)
+
+    # Lines
+
+    async def _staffs_lines(self) -> None:
+        """Keep `lines` lines able to work: a silent one does not count, until there are twice as many."""
+        while True:
+            silent = self._silent()
+            wanted = min(self.channel.lines + silent, self.channel.lines * 2)
+            for _ in range(wanted - len(self._lines)):
+                task = asyncio.create_task(self._line())
+                self._lines.add(task)
+                task.add_done_callback(self._lines.discard)
+            if silent:
+                self._ready.set()
+            await asyncio.sleep(SILENT_S / 4)
+
+    def _silent(self) -> int:
+        before = asyncio.get_running_loop().time() - SILENT_S
+        return sum(began < before for _, _, began in self._carried.values())
+
+    async def _line(self) -> None:
+        line: Line | None = None
+        try:
+            while len(self._lines) <= self.channel.lines + self._silent():
+                await self._ready.wait()
+                if self._rest.is_open(self.clock.now()):
+                    await asyncio.sleep(0.1)
+                    continue
+                try:
+                    line = line or await self.channel.open()
+                    self._rest.succeeded()
+                    await line.carry(self._take, self._settle)
+                except DeliveryFailure as failure:
+                    await self._lost(line, failure)
+                    line = None
+                    continue
+                if not await self._more_to_do():
+                    line = await self._renewed(line)
+        finally:
+            if line is not None:
+                await line.close()
+
+    async def _lost(self, line: Line | None, failure: DeliveryFailure) -> None:
+        log.warning("line.lost", channel=self.channel.name, mode=self.channel.mode, why=str(failure))
+        if line is None:  # the relay itself does not take us
+            rest = timedelta(seconds=15) if isinstance(failure, ChannelClosed) else None
+            self._rest.failed(self.clock.now(), rest=rest)
+        else:
+            await line.close()
+
+    async def _more_to_do(self) -> bool:
+        """Wait for more; False when it has been quiet for so long that the line should be renewed."""
+        self._ready.clear()
+        if self._has_work():
+            self._ready.set()
+            await asyncio.sleep(0.01)  # what is in hand must wait: a resting domain, a full relay, a busy record
+            return True
+        try:
+            async with asyncio.timeout(IDLE_S):
+                await self._ready.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _has_work(self) -> bool:
+        return any(tray.size for tray in self._trays.values())
+
+    async def _renewed(self, line: Line) -> Line | None:
+        await line.close()
+        with contextlib.suppress(DeliveryFailure):  # the next letter will say what is wrong
+            return await self.channel.open()
+        return None
+
+    def _take(self) -> Letter | None:
+        """The most urgent letter that may go now; None when there is none, or when the record is behind."""
+        if len(self._carried) + len(self._marks) + self._writing >= UNRECORDED:
+            return None
+        now = self.clock.now()
+        for lane in self.lanes:
+            if lane is not Lane.PRIORITY and not self.relay.has_room(now):
+                continue
+            tray = self._trays[lane]
+            letter = tray.next(self._domains, lane, now)
+            if tray.size < IN_HAND // 2:
+                self._hungry.set()
+            if letter is not None:
+                self._domains[letter.domain].in_flight += 1
+                self._carried[letter.key] = (letter, lane, asyncio.get_running_loop().time())
+                return letter
+        return None
+
+    def _settle(self, letter: Letter, outcome: Outcome) -> None:
+        _, lane, _ = self._carried.pop(letter.key)
+        now = self.clock.now()
+        domain = self._domains[letter.domain]
+        domain.in_flight -= 1
+        if outcome.failure is None:
+            self._went_well(domain, now)
+            said = outcome.receipt.evidence if outcome.receipt else ""
+            self._mark(letter, State.DELIVERED, said, now)
+        else:
+            self._went_wrong(letter, lane, domain, outcome, now)
+
+    def _went_well(self, domain: Domain, now: datetime) -> None:
+        domain.breaker.succeeded()
+        domain.most = min(domain.most + 1, max(2, int(self.channel.lines * SHARE_OF_ONE_DOMAIN)))
+        self.relay.took(now)
+
+    def _went_wrong(self, letter: Letter, lane: Lane, domain: Domain, outcome: Outcome, now: datetime) -> None:
+        failure = outcome.failure
+        detail = f"{outcome.stage}: {failure}" if outcome.stage else str(failure)
+        if isinstance(failure, PermanentFailure):
+            domain.breaker.succeeded()  # the domain answers; it is this reader who cannot be reached
+            self._mark(letter, State.FAILED, detail, now)
+            return
+        domain.most = max(1, domain.most // 2)
+        domain.breaker.failed(now)
+        policy, tries = RETRY[lane], self._retries.get(letter.key, 0) + 1
+        if policy.is_spent(tries):
+            state = State.UNKNOWN if isinstance(failure, OutcomeUnknown) else State.FAILED
+            self._mark(letter, state, detail, now)
+            return
+        retry_at = now + policy.wait_after(tries)
+        if isinstance(failure, TemporaryFailure) and failure.retry_at is not None:
+            retry_at = max(retry_at, failure.retry_at)
+        self._mark(letter, State.QUEUED, detail, retry_at)
+        if domain.breaker.opens_until is not None and lane is not Lane.PRIORITY:
+            for waiting in self._trays[lane].draw(domain=letter.domain):
+                self._mark(waiting, State.QUEUED, "", domain.breaker.opens_until, counts=False)
+
+    # Record
+
+    def _mark(self, letter: Letter, state: State, reply: str, at: datetime, *, counts: bool = True) -> None:
+        self._retries.pop(letter.key, None)
+        self._marks.append(
+            Mark(
+                delivery_id=delivery_of(letter),
+                subscriber_id=letter.subscriber,
+                state=state,
+                reply=reply[:200],
+                due_at=at,
+                counts_as_attempt=counts,
+            )
+        )
+        self._to_record.set()
+
+    async def _records(self) -> None:
+        while True:
+            await self._to_record.wait()
+            if len(self._marks) < BATCH:
+                await asyncio.sleep(BATCH_S)
+            await self._record()
+
+    async def _record(self) -> None:
+        self._to_record.clear()
+        batch, self._marks = self._marks, []
+        if not batch:
+            return
+        self._writing = len(batch)
+        try:
+            await self.database.writes(recipients.mark, batch, worker=self.worker.id, now=self.clock.now())
+        except StoreError:
+            # Nothing more leaves until this is written: the lines wait on what is unrecorded.
+            log.exception("mailroom.record_failed", channel=self.channel.name, letters=len(batch))
+            self._marks = batch + self._marks
+            self._to_record.set()
+            await asyncio.sleep(0.5)
+        finally:
+            self._writing = 0
+        self._ready.set()
+
+    async def _finish(self) -> None:
+        """In good order: write down what was carried, give back what was not."""
+        now = self.clock.now()
+        for tray in self._trays.values():
+            for letter in tray.draw():
+                self._mark(letter, State.QUEUED, "", now, counts=False)
+        for letter, _, _ in list(self._carried.values()):
+            self._mark(letter, State.QUEUED, "", now)
+        await self._record()
+
+    def forget(self) -> None:
+        """Given up for dead by the others: everything in hand belongs to somebody else now."""
+        for tray in self._trays.values():
+            tray.draw()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Open:
+    """What the letters of an open mailing have in common."""
+
+    issue: int
+    part: str
+    category: str
+    is_drill: bool
+
+
+def _letter(mailing: Delivery, one: Claimed, opened: _Open) -> Letter:
+    return Letter(
+        key=key_of(mailing.id, one.subscriber_id),
+        part=opened.part,
+        address=one.address,
+        domain=one.domain,
+        subscriber=one.subscriber_id,
+        epoch=one.epoch,
+        issue=opened.issue,
+        is_drill=opened.is_drill,
+        category=opened.category,
+    )
+
+
+@dataclass(kw_only=True)
+class Worker:
+    """This process as the ledger knows it."""
+
+    id: int
+    role: str
+    pid: int
+
+    async def beat(self, database: Database, clock: Clock, lasts: timedelta) -> bool:
+        """Say that one lives. False when one had been given up for dead: then a new number has been taken."""
+        now = clock.now()
+        if await database.writes(workers.beat, self.id, now=now, lasts=lasts):
+            return True
+        self.id = await database.writes(workers.enlist, role=self.role, pid=self.pid, now=now, lasts=lasts)
+        return False

@@ -1,0 +1,579 @@
+"""The way of a message, top to bottom.
+
+    preview   what every medium would say, and what it leaves out
+    accept    keep it: as a draft, approved, or planned for its hour
+    plan      one delivery for each channel and part            (pure)
+    put       state, frozen issue and every delivery, in one transaction with nothing external in between
+    attempt   one try of one delivery, the only step that touches the world
+    settle    what became of it, written down once
+
+A change (続報 訂正 取消 解除) walks the same way, ahead of all other traffic, and stops what it replaces. Everything is
+stored before anything leaves. A drill takes the same road as the real thing and always carries its mark.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from broadcaster import boards, routing
+from broadcaster.changes import changed
+from broadcaster.channel import (
+    Board,
+    Channel,
+    ChannelClosed,
+    DeliveryFailure,
+    Mailing,
+    OutcomeUnknown,
+    Payload,
+    PermanentFailure,
+    Push,
+    Receipt,
+    TemporaryFailure,
+)
+from broadcaster.clock import Clock
+from broadcaster.delivery import RETRY, Lane, State, Tried
+from broadcaster.drill import carries_mark, watermarked
+from broadcaster.lifecycle import Move
+from broadcaster.lifecycle import State as Life
+from broadcaster.manuscript import drill_problems
+from broadcaster.message import Change, Message, Mode, content_hash
+from broadcaster.problems import Problem, Refused, refuse
+from broadcaster.render import when
+from broadcaster.signals import Signals
+from broadcaster.store import audit, deliveries, issues, messages, plans, recipients
+from broadcaster.store.audit import Actor
+from broadcaster.store.database import Connection, Database
+from broadcaster.store.deliveries import BOARD, MAILING, PUSH, RETRACT, Delivery
+from broadcaster.store.issues import Issue
+from broadcaster.store.messages import Kept
+from broadcaster.ward import Ward
+from broadcaster.words import Words
+
+Channels = Mapping[Mode, Mapping[str, Channel]]
+
+MOST_WAITING = 500
+"""Routine posts that may wait for one medium. More would go out hours late: the next one is refused with a sentence."""
+
+BOARD_LASTS = timedelta(days=3650)
+"""A board's refresh is due until it has been done: it shows whatever is in force then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One delivery to be."""
+
+    channel: str
+    part: str
+    kind: str
+    payload: Payload | None = None
+    audience: Mapping[str, object] | None = None
+    evidence: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What one part of one medium would say."""
+
+    channel: str
+    part: str
+    content: Mapping[str, object]
+    omitted: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """Whom a message would reach, counted and not guessed. What cannot be counted is not in it."""
+
+    mails: int
+    screens: int
+
+
+class Pipeline:
+    def __init__(
+        self, *, database: Database, clock: Clock, ward: Ward, words: Words, channels: Channels, signals: Signals
+    ) -> None:
+        self.database = database
+        self.clock = clock
+        self.ward = ward
+        self.words = words
+        self.channels = channels
+        self.signals = signals
+        self._turns: defaultdict[tuple[Mode, str], asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    # Preview
+
+    def preview(self, message: Message) -> list[Preview]:
+        """Every part of every push, and every page of every board that would show it alone."""
+        marked = watermarked(message, self.words).sent(self.clock.now())
+        previews: list[Preview] = []
+        for name in self._route(marked):
+            channel = self.channels[marked.mode][name]
+            if isinstance(channel, Board):
+                previews.extend(
+                    Preview(channel=name, part=page.path, content={"text": page.body.decode()}, omitted=())
+                    for page in boards.pages_of(channel, [marked], self.clock.now())
+                )
+            else:
+                assert isinstance(channel, Push | Mailing)
+                previews.extend(
+                    Preview(channel=name, part=payload.part, content=payload.content, omitted=payload.omitted)
+                    for payload in channel.compose(marked)
+                )
+        return previews
+
+    def reach(self, message: Message) -> Reach:
+        """The head-count of this message's audience, from the readers as they are now."""
+        with self.database.read() as connection:
+            mails = sum(
+                recipients.head_count(connection, planned.audience)
+                for planned in self.plan(message)
+                if planned.audience is not None
+            )
+        codes = set(message.geocodes)
+        shows = "signage" in message.channels and not message.is_drill
+        screens = sum(message.is_for_whole_ward or s.district in codes or not s.district for s in self.ward.screens)
+        return Reach(mails=mails, screens=screens if shows else 0)
+
+    # Accept
+
+    def draft(self, message: Message, actor: Actor) -> Kept:
+        """Keep it. Nothing is planned and nothing leaves."""
+        with self.database.write() as connection:
+            kept = messages.add(connection, message, by=actor.name, at=self.clock.now())
+            self._note(connection, actor, "message.drafted", message)
+            return kept
+
+    def submit(self, identifier: str, actor: Actor) -> Kept:
+        """Ask for approval. An alert that is proposed this way is nobody's order yet."""
+        with self.database.write() as connection:
+            kept = messages.move(connection, _known(connection, identifier), Move.SUBMIT)
+            self._note(connection, actor, "message.submitted", kept.message)
+            return kept
+
+    def approve(self, identifier: str, actor: Actor, *, seen: str | None = None) -> Kept:
+        """Approve the words that were seen, and send them at their hour: now, when it has come."""
+        now = self.clock.now()
+        with self.database.write() as connection:
+            kept = _known(connection, identifier)
+            if kept.created_by == actor.name and actor.via != "cli":
+                raise refuse("id", ja="自分の書いたものは承認できません。", en="You cannot approve your own text.")
+            kept = messages.approve(connection, kept, by=actor.name, seen=seen or content_hash(kept.message))
+            self._note(connection, actor, "message.approved", kept.message, hash=kept.approved_hash)
+            if kept.message.effective_at > now:
+                return self._schedule(connection, kept, actor)
+            self._put(connection, kept, actor)
+            kept = messages.by_id(connection, kept.id)
+        self.signals.notify()
+        return kept
+
+    def hand_in(self, message: Message, actor: Actor) -> Kept:
+        """Accept with the approval of whoever hands it in: sent now, or planned for its hour."""
+        self._refuse_unready(message)
+        planned = self.plan(message)
+        now = self.clock.now()
+        with self.database.write() as connection:
+            kept = messages.add(connection, message, by=actor.name, at=now, state=Life.SUBMITTED)
+            kept = messages.approve(connection, kept, by=actor.name, seen=content_hash(message))
+            self._note(connection, actor, "message.approved", message, hash=kept.approved_hash)
+            if message.effective_at > now:
+                return self._schedule(connection, kept, actor)
+            self._put(connection, kept, actor, planned)
+            kept = messages.by_id(connection, kept.id)
+        self.signals.notify()
+        return kept
+
+    def _schedule(self, connection: Connection, kept: Kept, actor: Actor) -> Kept:
+        kept = messages.move(connection, kept, Move.SCHEDULE)
+        plans.add(
+            connection,
+            key=f"issue/{kept.message.identifier}",
+            kind=plans.ISSUE,
+            due_at=kept.message.effective_at,
+            message_id=kept.id,
+        )
+        self._note(connection, actor, "message.scheduled", kept.message)
+        self.signals.notify()
+        return kept
+
+    def _refuse_unready(self, message: Message) -> None:
+        problems = [*drill_problems(message), *self._unserved(message)]
+        if message.expires_at <= self.clock.now():
+            problems.append(
+                Problem(
+                    where="expires_at",
+                    ja=f"{when(message.expires_at)}は過ぎています。これからの日時にしてください。",
+                    en=f"{when(message.expires_at, 'en')} is in the past. Choose a later time.",
+                )
+            )
+        if problems:
+            raise Refused(problems)
+
+    def _unserved(self, message: Message) -> list[Problem]:
+        route = routing.route(message.channels, self.channels[message.mode], self.ward.by_hand)
+        return [
+            Problem(where="channels", ja=f"「{name}」という媒体はありません。", en=f"There is no medium {name!r}.")
+            for name in route.unknown
+        ]
+
+    # Plan
+
+    def plan(self, message: Message) -> list[Planned]:
+        """One delivery for each channel and part; pure. Raises DrillMarkMissing for an unmarked drill."""
+        marked = watermarked(message, self.words).sent(self.clock.now())
+        planned = [delivery for name in self._route(marked) for delivery in self._plan_channel(name, marked)]
+        if marked.is_drill:
+            for delivery in planned:
+                words = json.dumps(dict(delivery.payload.content), ensure_ascii=False) if delivery.payload else None
+                if words is not None and not carries_mark(words):
+                    raise boards.DrillMarkMissing(f"{delivery.channel}: {delivery.part}")
+        return planned
+
+    def _route(self, message: Message) -> Sequence[str]:
+        """The channels that the message names, and the boards that show everything."""
+        available = self.channels[message.mode]
+        named = routing.route(message.channels, available, self.ward.by_hand).channels
+        everything = [name for name, c in available.items() if isinstance(c, Board) and c.shows_all]
+        return [name for name in available if name in named or name in everything]
+
+    def _plan_channel(self, name: str, message: Message) -> Sequence[Planned]:
+        channel = self.channels[message.mode][name]
+        if isinstance(channel, Board):
+            return [Planned(channel=name, part="board", kind=BOARD)]
+        if isinstance(channel, Mailing):
+            return [
+                Planned(
+                    channel=name,
+                    part=payload.part,
+                    kind=MAILING,
+                    payload=payload,
+                    audience=self._audience(message, payload.part),
+                )
+                for payload in channel.compose(message)
+            ]
+        assert isinstance(channel, Push)
+        if message.is_ended and not message.is_alert:
+            return []  # a notice that is taken back is deleted, not answered with another post
+        return [
+            Planned(channel=name, part=payload.part, kind=PUSH, payload=payload) for payload in channel.compose(message)
+        ]
+
+    def _audience(self, message: Message, part: str) -> Mapping[str, object]:
+        """The readers of one part, named `language.format`."""
+        language, _, form = part.partition(".")
+        return {
+            "language": language,
+            "format": form,
+            "topic": self.ward.topic_bit(message.category),
+            "districts": self.ward.district_bits(message.geocodes),
+            "is_drill": message.is_drill,
+        }
+
+    # Put
+
+    def issue(self, identifier: str, actor: Actor) -> Kept:
+        """Send what has been approved or scheduled, now."""
+        with self.database.write() as connection:
+            kept = _known(connection, identifier)
+            self._put(connection, kept, actor)
+            kept = messages.by_id(connection, kept.id)
+        self.signals.notify()
+        return kept
+
+    def _put(self, connection: Connection, kept: Kept, actor: Actor, planned: Sequence[Planned] | None = None) -> Issue:
+        """State, frozen issue, deliveries and the first readers: all of it or nothing."""
+        if not kept.is_approved_as_it_stands:
+            raise refuse(
+                "id", ja="承認の後に文が変わりました。もう一度承認してください。", en="The text changed after approval."
+            )
+        if planned is None:
+            planned = self.plan(kept.message)
+        now = self.clock.now()
+        lane = routing.lane_of(kept.message)
+        self._refuse_backlog(connection, kept.message.mode, lane, planned)
+        message = watermarked(kept.message, self.words).sent(now)
+        issue = issues.freeze(connection, message, message_id=kept.id, lane=lane)
+        messages.move(connection, kept, Move.ISSUE, issued_as=issue.id)
+        self._stop_replaced(connection, message, issue, now)
+        self._add_deliveries(connection, issue, [*self._retractions(connection, message), *planned], now)
+        plans.add(
+            connection,
+            key=f"expire/{message.identifier}",
+            kind=plans.EXPIRE,
+            due_at=message.expires_at,
+            message_id=kept.id,
+        )
+        self._note(connection, actor, "message.issued", message, lane=lane.name.lower())
+        return issue
+
+    def _refuse_backlog(self, connection: Connection, mode: Mode, lane: Lane, planned: Sequence[Planned]) -> None:
+        if lane is Lane.PRIORITY:
+            return
+        for channel in {p.channel for p in planned if p.kind == PUSH}:
+            if deliveries.waiting(connection, channel, mode, lane, MOST_WAITING) >= MOST_WAITING:
+                raise refuse(
+                    "channels",
+                    ja=f"{channel} に {MOST_WAITING} 件が待っています。減るまで、この媒体を外してください。",
+                    en=f"{MOST_WAITING} posts wait for {channel}; leave it out until they are fewer.",
+                )
+
+    def _add_deliveries(self, connection: Connection, issue: Issue, planned: Sequence[Planned], now: datetime) -> None:
+        message = issue.message
+        ids: dict[tuple[str, str], int] = {}
+        for p in planned:
+            after = ids.get((p.channel, p.payload.after)) if p.payload and p.payload.after else None
+            id = deliveries.add(
+                connection,
+                issue_id=issue.id,
+                key=f"{message.identifier}/{p.channel}/{p.part}",
+                channel=p.channel,
+                part=p.part,
+                kind=p.kind,
+                mode=message.mode,
+                lane=issue.lane,
+                due_at=now,
+                expires_at=message.expires_at if p.kind in (PUSH, MAILING) else now + BOARD_LASTS,
+                payload=p.payload,
+                after_id=after,
+                audience=self._audience_now(connection, message, p),
+                evidence=p.evidence,
+            )
+            ids[p.channel, p.part] = id
+            if p.kind == MAILING and not message.references:
+                self._first_readers(connection, id, now)
+
+    def _first_readers(self, connection: Connection, id: int, now: datetime) -> None:
+        """The first chunk stands in the issue's own transaction; a longer list is continued by the sender, from a
+        cursor that was written here."""
+        recipients.fan_out(connection, deliveries.get(connection, id), now)
+        deliveries.finish_mailings(connection, [id], now)
+
+    def _audience_now(self, connection: Connection, message: Message, p: Planned) -> Mapping[str, object] | None:
+        """Who gets it. What takes something back goes to everyone who has it; what renews it, to everyone who was
+        meant before or is meant now."""
+        if p.audience is None or not message.references:
+            return p.audience
+        earlier = [
+            delivery
+            for reference in message.references
+            if (issue := issues.get(connection, reference.identifier))
+            for delivery in deliveries.of_issue(connection, issue.id)
+            if delivery.kind == MAILING and delivery.channel == p.channel and delivery.part == p.part
+        ]
+        if message.is_ended:
+            return {"of": [delivery.id for delivery in earlier]}
+        before = [int(d.audience["districts"]) for d in earlier if "districts" in d.audience]
+        districts = int(str(p.audience["districts"]))
+        for bits in before:
+            districts |= bits
+        return {**p.audience, "districts": districts}
+
+    # Change: the same way, ahead of everything, stopping what it replaces
+
+    def change(
+        self,
+        identifier: str,
+        change: Change,
+        actor: Actor,
+        *,
+        renew: Callable[[Message], Message] | None = None,
+        line: str = "",
+    ) -> Kept:
+        """Issue an update, a correction, a cancel or an all-clear of something that was sent.
+
+        No second person is asked: to be able to take a wrong word back at once is the lesson of every false alert."""
+        with self.database.read() as connection:
+            issue = issues.get(connection, identifier)
+        if issue is None:
+            raise refuse(
+                "id",
+                ja=f"「{identifier}」は出していません。番号を確かめてください。",
+                en=f"{identifier!r} was not sent.",
+            )
+        if issue.ended_at is not None:
+            raise refuse(
+                "id",
+                ja=f"「{identifier}」は {issue.ended_by} に替わっています。そちらを直してください。",
+                en=f"{identifier!r} was replaced by {issue.ended_by}; change that one.",
+            )
+        message = changed(
+            issue.message,
+            change,
+            words=self.words,
+            now=self.clock.now(),
+            renewed=renew(issue.message) if renew else None,
+            line=line,
+        )
+        return self.hand_in(message, actor)
+
+    def _stop_replaced(self, connection: Connection, message: Message, issue: Issue, now: datetime) -> None:
+        ended = issues.end(
+            connection, [reference.identifier for reference in message.references], by=message.identifier, at=now
+        )
+        for old in ended:
+            kept = messages.by_id(connection, old.message_id)
+            if kept.state is Life.ISSUED:
+                messages.move(connection, kept, Move.CANCEL if message.is_ended else Move.UPDATE)
+        self._stop(connection, [old.id for old in ended], now, f"{message.identifier} が替わりました。")
+
+    def _stop(self, connection: Connection, issue_ids: Sequence[int], now: datetime, why: str) -> None:
+        """Stop everything of these issues that nobody has in hand; the sender stops what it holds."""
+        if not issue_ids:
+            return
+        deliveries.stop_waiting(connection, issue_ids, at=now, detail=why)
+        mailings = deliveries.stop_mailings(connection, issue_ids)
+        recipients.stop_waiting(connection, mailings, now)
+        deliveries.finish_mailings(connection, mailings, now)
+
+    def _retractions(self, connection: Connection, message: Message) -> Sequence[Planned]:
+        """Posts that can be taken back, newest part first: of what was cancelled, and of what was wrong."""
+        if message.change not in (Change.CANCEL, Change.CORRECTION):
+            return []
+        return [
+            _retraction(delivery)
+            for reference in message.references
+            if (issue := issues.get(connection, reference.identifier))
+            for delivery in reversed(deliveries.of_issue(connection, issue.id))
+            if delivery.kind == PUSH and delivery.state is State.DELIVERED
+        ]
+
+    def expire(self, connection: Connection, kept: Kept, now: datetime) -> None:
+        """Its time is over: it leaves the boards, and what was not sent is not sent any more."""
+        if kept.state is not Life.ISSUED or kept.issued_as is None:
+            return
+        messages.move(connection, kept, Move.EXPIRE)
+        self._stop(connection, [kept.issued_as], now, "掲載の終わりが来ました。")
+        self.add_board_refresh(connection, issues.by_id(connection, kept.issued_as), "expired", now)
+
+    def add_board_refresh(self, connection: Connection, issue: Issue, why: str, now: datetime) -> None:
+        """Have every board of this issue composed again."""
+        for name in self._route(issue.message):
+            if isinstance(self.channels[issue.message.mode][name], Board):
+                deliveries.add(
+                    connection,
+                    issue_id=issue.id,
+                    key=f"{issue.message.identifier}/{name}/{why}",
+                    channel=name,
+                    part=why,
+                    kind=BOARD,
+                    mode=issue.message.mode,
+                    lane=issue.lane,
+                    due_at=now,
+                    expires_at=now + BOARD_LASTS,
+                )
+
+    # Attempt
+
+    async def attempt(self, delivery: Delivery) -> Tried:
+        """One try. Ends in what is to be written down; never raises for anything the world does."""
+        channel = self.channels[delivery.mode].get(delivery.channel)
+        if channel is None:
+            return Tried(state=State.FAILED, detail=f"媒体「{delivery.channel}」は設定にありません。")
+        if channel.mode is not delivery.mode:
+            return Tried(state=State.FAILED, detail="本番と訓練の設定が食い違っています。送りませんでした。")
+        if stopped := await self._is_over(delivery):
+            return Tried(state=State.STOPPED, detail=stopped)
+        try:
+            receipt = await self._deliver(channel, delivery)
+        except DeliveryFailure as failure:
+            return self._after_failure(delivery, failure)
+        return Tried(state=State.DELIVERED, evidence=receipt.evidence, detail=receipt.detail)
+
+    async def _is_over(self, delivery: Delivery) -> str:
+        """Why this must not go out any more; empty when it may."""
+        if delivery.kind != PUSH:
+            return ""
+        issue = await self.database.reads(issues.by_id, delivery.issue_id)
+        if issue.ended_at is not None and not delivery.is_in_doubt:
+            return f"{issue.ended_by} が替わりました。"
+        return "掲載の終わりが来ました。" if delivery.expires_at <= self.clock.now() else ""
+
+    async def _deliver(self, channel: Channel, delivery: Delivery) -> Receipt:
+        if isinstance(channel, Board):
+            return await self.refresh(channel)
+        assert isinstance(channel, Push)
+        if delivery.kind == RETRACT:
+            return await channel.retract(Receipt(evidence=delivery.evidence))
+        payload = delivery.payload
+        assert payload is not None
+        previous = await self._receipt_of(delivery.after_id)
+        if delivery.is_in_doubt:
+            found = await channel.find(payload, key=delivery.key, previous=previous)
+            if found is not None:
+                return found
+            if over := await self._is_over(replace(delivery, is_in_doubt=False)):
+                raise PermanentFailure(over)
+        return await channel.deliver(payload, key=delivery.key, previous=previous)
+
+    async def _receipt_of(self, delivery_id: int | None) -> Receipt | None:
+        if delivery_id is None:
+            return None
+        return Receipt(evidence=(await self.database.reads(deliveries.get, delivery_id)).evidence)
+
+    async def refresh(self, board: Board) -> Receipt:
+        """Compose one board from everything in force and put it where the public reads it.
+
+        Looked at again afterwards: another process may have put a newer one there meanwhile, and an old board must
+        never hide a newer alert."""
+        async with self._turns[board.mode, board.name]:
+            while True:
+                now = self.clock.now()
+                shown = await self.database.reads(boards.in_force, board.mode, now)
+                pages = await asyncio.to_thread(boards.pages_of, board, shown, now)
+                for page in pages:
+                    await board.deliver(page)
+                if shown == await self.database.reads(boards.in_force, board.mode, self.clock.now()):
+                    return Receipt(evidence=f"{len(pages)} pages, {pages[0].etag}" if pages else "")
+
+    def _after_failure(self, delivery: Delivery, failure: DeliveryFailure) -> Tried:
+        """Again later, never, or a person decides."""
+        detail = str(failure)
+        if isinstance(failure, PermanentFailure):
+            return Tried(state=State.FAILED, detail=detail)
+        in_doubt = isinstance(failure, OutcomeUnknown)
+        policy = RETRY[delivery.lane]
+        if policy.is_spent(delivery.attempts) and not isinstance(failure, ChannelClosed):
+            return Tried(state=State.UNKNOWN if in_doubt else State.FAILED, detail=detail, is_in_doubt=in_doubt)
+        retry_at = self.clock.now() + policy.wait_after(delivery.attempts)
+        if isinstance(failure, TemporaryFailure) and failure.retry_at is not None:
+            retry_at = max(retry_at, failure.retry_at)
+        return Tried(state=State.QUEUED, detail=detail, retry_at=retry_at, is_in_doubt=in_doubt)
+
+    # Settle
+
+    def settle(self, connection: Connection, delivery: Delivery, tried: Tried, began_at: datetime) -> None:
+        """Write it down. A post that arrived after it had been cancelled is taken back."""
+        now = self.clock.now()
+        if not deliveries.settle(connection, delivery, tried, began_at=began_at, ended_at=now):
+            return
+        if delivery.kind == PUSH and tried.state is State.DELIVERED:
+            issue = issues.by_id(connection, delivery.issue_id)
+            after = issues.get(connection, issue.ended_by) if issue.ended_by else None
+            if after is not None and after.message.change in (Change.CANCEL, Change.CORRECTION):
+                late = _retraction(replace(delivery, evidence=tried.evidence))
+                self._add_deliveries(connection, after, [late], now)
+
+    def _note(self, connection: Connection, actor: Actor, act: str, message: Message, **detail: object) -> None:
+        audit.write(connection, actor, act, message.identifier, at=self.clock.now(), mode=message.mode, **detail)
+
+
+def _known(connection: Connection, identifier: str) -> Kept:
+    kept = messages.get(connection, identifier)
+    if kept is None:
+        raise refuse(
+            "id", ja=f"「{identifier}」というお知らせはありません。", en=f"There is no message {identifier!r}."
+        )
+    return kept
+
+
+def _retraction(delivery: Delivery) -> Planned:
+    return Planned(
+        channel=delivery.channel,
+        part=f"retract {delivery.id}",
+        kind=RETRACT,
+        evidence=delivery.evidence,
+    )

@@ -1,0 +1,411 @@
+"""Deliveries: one row per channel, part and act, written with the issue and settled once; attempts are only added.
+
+A delivery is *held* by one worker at a time. Every completing statement names the worker that holds it, so a worker that
+was given up for dead cannot overwrite what its successor has found out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, case, exists, func, insert, literal, or_, select, update
+from sqlalchemy.engine import Row
+
+from broadcaster.channel import Payload
+from broadcaster.delivery import Counts, Lane, State, Tried
+from broadcaster.message import Mode
+from broadcaster.store.tables import attempts, deliveries
+
+PUSH, MAILING, BOARD, RETRACT = "push", "mailing", "board", "retract"
+"""The kinds of delivery."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    id: int
+    issue_id: int
+    key: str
+    channel: str
+    part: str
+    kind: str
+    mode: Mode
+    lane: Lane
+    state: State
+    attempts: int
+    due_at: datetime
+    expires_at: datetime
+    payload: Payload | None
+    after_id: int | None
+    worker_id: int | None
+    is_in_doubt: bool
+    evidence: str
+    detail: str
+    created_at: datetime
+    first_attempt_at: datetime | None
+    settled_at: datetime | None
+    audience: Mapping[str, Any]
+    fanned_to: int | None
+    is_stopping: bool
+    counts: Counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    number: int
+    began_at: datetime
+    ended_at: datetime
+    state: State
+    detail: str
+    evidence: str
+
+
+def add(
+    connection: Connection,
+    *,
+    issue_id: int,
+    key: str,
+    channel: str,
+    part: str,
+    kind: str,
+    mode: Mode,
+    lane: Lane,
+    due_at: datetime,
+    expires_at: datetime,
+    payload: Payload | None = None,
+    after_id: int | None = None,
+    audience: Mapping[str, Any] | None = None,
+    evidence: str = "",
+) -> int:
+    id: int = connection.execute(
+        insert(deliveries)
+        .values(
+            issue_id=issue_id,
+            key=key,
+            channel=channel,
+            part=part,
+            kind=kind,
+            mode=mode,
+            lane=lane,
+            state=State.QUEUED,
+            due_at=due_at,
+            created_at=due_at,
+            expires_at=expires_at,
+            payload=json.dumps(dict(payload.content), ensure_ascii=False) if payload else "",
+            after_id=after_id,
+            audience=json.dumps(audience) if audience is not None else "",
+            fanned_to=0 if audience is not None else None,
+            evidence=evidence,
+        )
+        .returning(deliveries.c.id)
+    ).scalar_one()
+    return id
+
+
+def get(connection: Connection, id: int) -> Delivery:
+    return _delivery(connection.execute(select(deliveries).where(deliveries.c.id == id)).one())
+
+
+def of_issue(connection: Connection, issue_id: int) -> Sequence[Delivery]:
+    rows = connection.execute(select(deliveries).where(deliveries.c.issue_id == issue_id).order_by(deliveries.c.id))
+    return [_delivery(row) for row in rows]
+
+
+# Taking and settling: pushes, boards, retractions
+
+
+def due_query(channel: str, mode: Mode, lane: Lane, now: datetime, limit: int) -> Select[tuple[int]]:
+    """What may be tried now, the oldest first. A part waits for the part before it."""
+    before = deliveries.alias("before")
+    return (
+        select(deliveries.c.id)
+        .where(
+            deliveries.c.channel == channel,
+            deliveries.c.mode == mode,
+            deliveries.c.lane == lane,
+            deliveries.c.state == literal(int(State.QUEUED), literal_execute=True),
+            deliveries.c.due_at <= now,
+            deliveries.c.kind != MAILING,
+            or_(
+                deliveries.c.after_id.is_(None),
+                exists().where(before.c.id == deliveries.c.after_id, before.c.state == int(State.DELIVERED)),
+            ),
+        )
+        .order_by(deliveries.c.due_at, deliveries.c.id)
+        .limit(limit)
+    )
+
+
+def take_due(
+    connection: Connection, *, channel: str, mode: Mode, lane: Lane, worker: int, now: datetime, limit: int
+) -> Sequence[Delivery]:
+    due = due_query(channel, mode, lane, now, limit).with_for_update(skip_locked=True)
+    rows = connection.execute(
+        update(deliveries)
+        .where(deliveries.c.id.in_(due.scalar_subquery()), deliveries.c.state == int(State.QUEUED))
+        .values(
+            state=State.IN_FLIGHT,
+            worker_id=worker,
+            attempts=deliveries.c.attempts + 1,
+            first_attempt_at=func.coalesce(deliveries.c.first_attempt_at, literal(now, deliveries.c.due_at.type)),
+        )
+        .returning(*deliveries.c)
+    )
+    return sorted((_delivery(row) for row in rows), key=lambda delivery: (delivery.due_at, delivery.id))
+
+
+def next_due_at(connection: Connection, *, channel: str, mode: Mode, lane: Lane) -> datetime | None:
+    return connection.execute(
+        select(func.min(deliveries.c.due_at)).where(
+            deliveries.c.channel == channel,
+            deliveries.c.mode == mode,
+            deliveries.c.lane == lane,
+            deliveries.c.state == literal(int(State.QUEUED), literal_execute=True),
+            deliveries.c.kind != MAILING,
+        )
+    ).scalar()
+
+
+def settle(connection: Connection, delivery: Delivery, tried: Tried, *, began_at: datetime, ended_at: datetime) -> bool:
+    """Write down one attempt and what it means. False when another worker holds the delivery by now."""
+    again = tried.state is State.QUEUED
+    done = connection.execute(
+        update(deliveries)
+        .where(deliveries.c.id == delivery.id, deliveries.c.worker_id == delivery.worker_id)
+        .values(
+            state=tried.state,
+            worker_id=None,
+            due_at=tried.retry_at if again else deliveries.c.due_at,
+            settled_at=None if again else ended_at,
+            is_in_doubt=tried.is_in_doubt,
+            detail=tried.detail,
+            evidence=tried.evidence or deliveries.c.evidence,
+        )
+    ).rowcount
+    connection.execute(
+        insert(attempts).values(
+            delivery_id=delivery.id,
+            number=delivery.attempts,
+            began_at=began_at,
+            ended_at=ended_at,
+            state=tried.state,
+            detail=tried.detail,
+            evidence=tried.evidence,
+        )
+    )
+    if done and tried.state in (State.FAILED, State.STOPPED):
+        _give_up_followers(connection, delivery.id, tried.state, ended_at)
+    return bool(done)
+
+
+def _give_up_followers(connection: Connection, id: int, state: State, at: datetime) -> None:
+    """The later parts of a thread cannot stand without the earlier one."""
+    followers = connection.execute(
+        update(deliveries)
+        .where(deliveries.c.after_id == id, deliveries.c.state == int(State.QUEUED))
+        .values(state=state, settled_at=at, detail="前の部分が出なかったため、出しませんでした。")
+        .returning(deliveries.c.id)
+    ).scalars()
+    for follower in list(followers):
+        _give_up_followers(connection, follower, state, at)
+
+
+def release(connection: Connection, worker_ids: Collection[int]) -> int:
+    """Give back what dead workers held. A push may have gone out: it is looked up before it is tried again."""
+    return connection.execute(
+        update(deliveries)
+        .where(
+            deliveries.c.state == literal(int(State.IN_FLIGHT), literal_execute=True),
+            deliveries.c.worker_id.in_(list(worker_ids)),
+        )
+        .values(state=int(State.QUEUED), worker_id=None, is_in_doubt=deliveries.c.kind == PUSH)
+    ).rowcount
+
+
+def waiting(connection: Connection, channel: str, mode: Mode, lane: Lane, most: int) -> int:
+    """How many wait, counted up to `most`."""
+    some = (
+        select(deliveries.c.id)
+        .where(
+            deliveries.c.channel == channel,
+            deliveries.c.mode == mode,
+            deliveries.c.lane == lane,
+            deliveries.c.state == literal(int(State.QUEUED), literal_execute=True),
+        )
+        .limit(most)
+    )
+    return connection.execute(select(func.count()).select_from(some.subquery())).scalar_one()
+
+
+def stop_waiting(connection: Connection, issue_ids: Collection[int], *, at: datetime, detail: str) -> int:
+    """Stop every push and board of these issues that is not on its way. Mailings are stopped letter by letter."""
+    return connection.execute(
+        update(deliveries)
+        .where(
+            deliveries.c.issue_id.in_(list(issue_ids)),
+            deliveries.c.state == int(State.QUEUED),
+            deliveries.c.kind.in_((PUSH,)),
+        )
+        .values(state=State.STOPPED, settled_at=at, detail=detail)
+    ).rowcount
+
+
+def stop_mailings(connection: Connection, issue_ids: Collection[int]) -> Sequence[int]:
+    """Mark the unfinished mailings of these issues as stopping; gives their ids."""
+    return list(
+        connection.execute(
+            update(deliveries)
+            .where(
+                deliveries.c.issue_id.in_(list(issue_ids)),
+                deliveries.c.kind == MAILING,
+                deliveries.c.state == int(State.QUEUED),
+            )
+            .values(is_stopping=True)
+            .returning(deliveries.c.id)
+        ).scalars()
+    )
+
+
+def to_decide(connection: Connection, limit: int = 100) -> Sequence[Delivery]:
+    """What failed or is unknown, newest first: a person decides."""
+    states = [int(State.FAILED), int(State.UNKNOWN)]
+    rows = connection.execute(
+        select(deliveries)
+        .where(deliveries.c.state.in_([literal(state, literal_execute=True) for state in states]))
+        .order_by(deliveries.c.id.desc())
+        .limit(limit)
+    )
+    return [_delivery(row) for row in rows]
+
+
+def attempts_of(connection: Connection, delivery_id: int) -> Sequence[Attempt]:
+    rows = connection.execute(select(attempts).where(attempts.c.delivery_id == delivery_id).order_by(attempts.c.id))
+    return [
+        Attempt(
+            number=row.number,
+            began_at=row.began_at,
+            ended_at=row.ended_at,
+            state=State(row.state),
+            detail=row.detail,
+            evidence=row.evidence,
+        )
+        for row in rows
+    ]
+
+
+# Mailings
+
+
+def open_mailings(connection: Connection, channel: str, mode: Mode) -> Sequence[Delivery]:
+    """Mailings that are not finished, in the order in which they are served."""
+    rows = connection.execute(
+        select(deliveries)
+        .where(
+            deliveries.c.channel == channel,
+            deliveries.c.mode == mode,
+            deliveries.c.lane.in_([int(lane) for lane in Lane]),
+            deliveries.c.state == literal(int(State.QUEUED), literal_execute=True),
+            deliveries.c.kind == MAILING,
+        )
+        .order_by(deliveries.c.lane, deliveries.c.due_at, deliveries.c.id)
+    )
+    return [_delivery(row) for row in rows]
+
+
+def note_first_attempt(connection: Connection, ids: Collection[int], at: datetime) -> None:
+    connection.execute(
+        update(deliveries)
+        .where(deliveries.c.id.in_(list(ids)), deliveries.c.first_attempt_at.is_(None))
+        .values(first_attempt_at=at)
+    )
+
+
+def count(connection: Connection, id: int, **more: int) -> None:
+    """Add to the counts of a mailing, and to them only."""
+    if more := {name: n for name, n in more.items() if n}:
+        connection.execute(
+            update(deliveries)
+            .where(deliveries.c.id == id)
+            .values({name: deliveries.c[name] + n for name, n in more.items()})
+        )
+
+
+def fanned(connection: Connection, id: int, *, to: int | None, more: int, stopped: int = 0) -> None:
+    """The fan-out has come to subscriber `to`, or to its end (None)."""
+    connection.execute(
+        update(deliveries)
+        .where(deliveries.c.id == id)
+        .values(fanned_to=to, total=deliveries.c.total + more, stopped=deliveries.c.stopped + stopped)
+    )
+
+
+def finish_mailings(connection: Connection, ids: Collection[int], at: datetime) -> Sequence[int]:
+    """Settle the mailings whose every reader is settled; gives their ids."""
+    c = deliveries.c
+    return list(
+        connection.execute(
+            update(deliveries)
+            .where(
+                c.id.in_(list(ids)),
+                c.state == int(State.QUEUED),
+                c.fanned_to.is_(None),
+                c.delivered + c.failed + c.unknown + c.stopped == c.total,
+            )
+            .values(
+                settled_at=at,
+                state=case(
+                    (c.stopped > 0, int(State.STOPPED)),
+                    (c.unknown > 0, int(State.UNKNOWN)),
+                    (and_(c.failed > 0, c.delivered == 0), int(State.FAILED)),
+                    else_=int(State.DELIVERED),
+                ),
+            )
+            .returning(c.id)
+        ).scalars()
+    )
+
+
+def _delivery(row: Row[Any]) -> Delivery:
+    v = row._mapping
+    return Delivery(
+        id=v["id"],
+        issue_id=v["issue_id"],
+        key=v["key"],
+        channel=v["channel"],
+        part=v["part"],
+        kind=v["kind"],
+        mode=Mode(v["mode"]),
+        lane=Lane(v["lane"]),
+        state=State(v["state"]),
+        attempts=v["attempts"],
+        due_at=v["due_at"],
+        expires_at=v["expires_at"],
+        payload=Payload(part=v["part"], content=json.loads(v["payload"])) if v["payload"] else None,
+        after_id=v["after_id"],
+        worker_id=v["worker_id"],
+        is_in_doubt=v["is_in_doubt"],
+        evidence=v["evidence"],
+        detail=v["detail"],
+        created_at=v["created_at"],
+        first_attempt_at=v["first_attempt_at"],
+        settled_at=v["settled_at"],
+        audience=json.loads(v["audience"]) if v["audience"] else {},
+        fanned_to=v["fanned_to"],
+        is_stopping=v["is_stopping"],
+        counts=_counts(v),
+    )
+
+
+def _counts(v: Any) -> Counts:
+    settled = v["delivered"] + v["failed"] + v["unknown"] + v["stopped"]
+    return Counts(
+        total=v["total"],
+        queued=v["total"] - settled,  # those in flight among them: the recipients' own rows tell them apart
+        delivered=v["delivered"],
+        failed=v["failed"],
+        unknown=v["unknown"],
+        stopped=v["stopped"],
+    )

@@ -1,0 +1,108 @@
+"""Messages: drafted, approved, scheduled. Every move is a compare-and-swap on state and version."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.engine import Row
+
+from broadcaster.lifecycle import Move, State, after
+from broadcaster.message import Message, content_hash, from_document, to_document
+from broadcaster.store.tables import messages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A message with its place in its life."""
+
+    id: int
+    message: Message
+    state: State
+    version: int
+    created_at: datetime
+    created_by: str
+    approved_by: str | None
+    approved_hash: str | None
+    issued_as: int | None
+
+    @property
+    def is_approved_as_it_stands(self) -> bool:
+        return self.approved_hash == content_hash(self.message)
+
+
+class ChangedMeanwhile(RuntimeError):
+    """Somebody else moved this message first."""
+
+
+def add(connection: Connection, message: Message, *, by: str, at: datetime, state: State = State.DRAFT) -> Kept:
+    row = connection.execute(
+        insert(messages)
+        .values(
+            identifier=message.identifier,
+            mode=message.mode,
+            category=message.category,
+            state=state,
+            effective_at=message.effective_at,
+            expires_at=message.expires_at,
+            document=json.dumps(to_document(message), ensure_ascii=False),
+            content_hash=content_hash(message),
+            created_at=at,
+            created_by=by,
+        )
+        .returning(*messages.c)
+    ).one()
+    return _kept(row)
+
+
+def get(connection: Connection, identifier: str) -> Kept | None:
+    """By its identifier, or by its last letters when they name one message only."""
+    row = connection.execute(select(messages).where(messages.c.identifier == identifier)).one_or_none()
+    return _kept(row) if row else None
+
+
+def by_id(connection: Connection, id: int) -> Kept:
+    return _kept(connection.execute(select(messages).where(messages.c.id == id)).one())
+
+
+def newest(connection: Connection, limit: int = 50) -> Sequence[Kept]:
+    rows = connection.execute(select(messages).order_by(messages.c.created_at.desc()).limit(limit))
+    return [_kept(row) for row in rows]
+
+
+def move(connection: Connection, kept: Kept, how: Move, **columns: object) -> Kept:
+    """Make the move. Raises MoveNotAllowed, or ChangedMeanwhile when another was faster."""
+    row = connection.execute(
+        update(messages)
+        .where(messages.c.id == kept.id, messages.c.version == kept.version, messages.c.state == kept.state)
+        .values(state=after(kept.state, how), version=kept.version + 1, **columns)
+        .returning(*messages.c)
+    ).one_or_none()
+    if row is None:
+        raise ChangedMeanwhile(kept.message.identifier)
+    return _kept(row)
+
+
+def approve(connection: Connection, kept: Kept, *, by: str, seen: str) -> Kept:
+    """Approve exactly what was seen. Raises ChangedMeanwhile when the words are other ones now."""
+    if content_hash(kept.message) != seen:
+        raise ChangedMeanwhile(kept.message.identifier)
+    return move(connection, kept, Move.APPROVE, approved_hash=seen, approved_by=by)
+
+
+def _kept(row: Row[tuple[object, ...]]) -> Kept:
+    values = row._mapping
+    return Kept(
+        id=values["id"],
+        message=from_document(json.loads(values["document"])),
+        state=State(values["state"]),
+        version=values["version"],
+        created_at=values["created_at"],
+        created_by=values["created_by"],
+        approved_by=values["approved_by"],
+        approved_hash=values["approved_hash"],
+        issued_as=values["issued_as"],
+    )

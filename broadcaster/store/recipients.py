@@ -1,0 +1,366 @@
+"""Recipients: a row of evidence for each reader of each mailing — state, time, the mail server's answer.
+
+The fan-out is set-based and resumable: a chunk of readers in the order of their numbers, with the cursor in the same
+transaction. Claims and marks go by batches along partial indexes, so their cost does not grow with history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Select,
+    SmallInteger,
+    bindparam,
+    func,
+    insert,
+    literal,
+    literal_column,
+    select,
+    update,
+)
+
+from broadcaster.delivery import Counts, State
+from broadcaster.store import deliveries as ledger
+from broadcaster.store.deliveries import Delivery
+from broadcaster.store.tables import deliveries, microseconds, recipients, subscribers
+
+CHUNK = 10_000
+"""Readers written in one transaction: 10–20 ms on SQLite, so that an emergency never waits long for the lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A letter in hand."""
+
+    delivery_id: int
+    subscriber_id: int
+    attempts: int
+    address: str
+    domain: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What became of one letter. A queued one goes back with the time at which it is due again."""
+
+    delivery_id: int
+    subscriber_id: int
+    state: State
+    reply: str
+    due_at: datetime
+    counts_as_attempt: bool = True
+
+
+# Fan-out
+
+
+def audience_query(audience: Mapping[str, Any], after: int, limit: int) -> Select[tuple[int]]:
+    """The next readers of an audience `{"language", "format", "topic", "districts", "is_drill"}`, by number."""
+    s = subscribers.c
+    return (
+        select(s.id)
+        .where(
+            s.is_drill == bool(audience["is_drill"]),
+            s.state == "active",
+            s.language == audience["language"],
+            s.format == audience["format"],
+            s.id > after,
+            s.topics.bitwise_and(audience["topic"]) != 0,
+            s.districts.bitwise_and(audience["districts"]) != 0,
+        )
+        .order_by(s.id)
+        .limit(limit)
+    )
+
+
+def reached_query(audience: Mapping[str, Any], after: int, limit: int) -> Select[tuple[int]]:
+    """The readers who have, or may have, one of the earlier mailings: `{"of": [delivery ids]}`."""
+    r = recipients.c
+    return (
+        select(r.subscriber_id)
+        .where(
+            r.delivery_id.in_(audience["of"]),
+            r.state.in_((int(State.DELIVERED), int(State.UNKNOWN))),
+            r.subscriber_id > after,
+        )
+        .distinct()
+        .order_by(r.subscriber_id)
+        .limit(limit)
+    )
+
+
+def fan_out(connection: Connection, delivery: Delivery, now: datetime) -> int:
+    """Write the next chunk of readers. Gives how many; the delivery's cursor is NULL when that was the last.
+
+    Of a mailing that is stopping the rest is written as stopped: everyone who was meant stands in the ledger."""
+    if delivery.fanned_to is None:
+        return 0
+    query = reached_query if "of" in delivery.audience else audience_query
+    chosen = query(delivery.audience, delivery.fanned_to, CHUNK).subquery()
+    state = State.STOPPED if delivery.is_stopping else State.QUEUED
+    source = select(
+        literal(delivery.id, BigInteger),
+        chosen.c[0],
+        literal(int(state), SmallInteger),
+        literal(0, SmallInteger),
+        literal(microseconds(now), BigInteger),
+    )
+    columns = ["delivery_id", "subscriber_id", "state", "attempts", "due_at"]
+    written = connection.execute(insert(recipients).from_select(columns, source)).rowcount
+    last = connection.execute(
+        select(func.max(recipients.c.subscriber_id)).where(recipients.c.delivery_id == delivery.id)
+    ).scalar()
+    ledger.fanned(
+        connection,
+        delivery.id,
+        to=last if written == CHUNK else None,
+        more=written,
+        stopped=written if delivery.is_stopping else 0,
+    )
+    return written
+
+
+def head_count(connection: Connection, audience: Mapping[str, Any]) -> int:
+    query = reached_query if "of" in audience else audience_query
+    everyone = query(audience, 0, 10**9).order_by(None).limit(None).subquery()
+    return connection.execute(select(func.count()).select_from(everyone)).scalar_one()
+
+
+# Claims and marks
+
+
+def due_query(delivery_id: int, now: datetime, limit: int) -> Select[tuple[int]]:
+    r = recipients.c
+    return (
+        select(r.subscriber_id)
+        .where(
+            r.delivery_id == delivery_id,
+            r.state == literal_column("0", SmallInteger),  # spelled out, so that the partial index is used
+            r.due_at <= microseconds(now),
+        )
+        .order_by(r.due_at, r.subscriber_id)
+        .limit(limit)
+    )
+
+
+def claim(connection: Connection, delivery_id: int, *, worker: int, now: datetime, limit: int) -> list[Claimed]:
+    """Take the next letters of this mailing in hand."""
+    r = recipients.c
+    due = due_query(delivery_id, now, limit).with_for_update(skip_locked=True).cte("due")
+    taken = connection.execute(
+        update(recipients)
+        .where(r.delivery_id == delivery_id, r.subscriber_id.in_(select(due.c.subscriber_id)))
+        .values(state=int(State.IN_FLIGHT), worker_id=worker)
+        .returning(r.subscriber_id, r.attempts, r.due_at)
+    ).all()
+    if not taken:
+        return []
+    s = subscribers.c
+    readers = {
+        row.id: row
+        for row in connection.execute(
+            select(s.id, s.email, s.domain, s.epoch).where(s.id.in_([row.subscriber_id for row in taken]))
+        )
+    }
+    return [
+        Claimed(
+            delivery_id=delivery_id,
+            subscriber_id=row.subscriber_id,
+            attempts=row.attempts,
+            address=reader.email if (reader := readers.get(row.subscriber_id)) else "",
+            domain=reader.domain if reader else "",
+            epoch=reader.epoch if reader else 0,
+        )
+        for row in sorted(taken, key=lambda row: (row.due_at, row.subscriber_id))
+    ]
+
+
+def next_due_at(connection: Connection, delivery_id: int) -> int | None:
+    """In microseconds; None when nothing waits."""
+    r = recipients.c
+    return connection.execute(
+        select(func.min(r.due_at)).where(r.delivery_id == delivery_id, r.state == literal_column("0", SmallInteger))
+    ).scalar()
+
+
+_MARK = (
+    update(recipients)
+    .where(
+        recipients.c.delivery_id == bindparam("d"),
+        recipients.c.subscriber_id == bindparam("s"),
+        recipients.c.worker_id == bindparam("w"),
+    )
+    .values(
+        state=bindparam("new_state"),
+        worker_id=None,
+        attempts=recipients.c.attempts + bindparam("tries", type_=SmallInteger),
+        due_at=bindparam("due", type_=BigInteger),
+        settled_at=bindparam("settled"),
+        reply=bindparam("said"),
+    )
+)
+
+
+def mark(connection: Connection, marks: Sequence[Mark], *, worker: int, now: datetime) -> None:
+    """Write down a batch, and move the counts of its mailings with it.
+
+    Rows that another worker has taken over meanwhile are left as they are, and are not counted."""
+    for id in {m.delivery_id for m in marks}:
+        mine = [m for m in marks if m.delivery_id == id]
+        rows = [
+            {
+                "d": m.delivery_id,
+                "s": m.subscriber_id,
+                "w": worker,
+                "new_state": int(m.state),
+                "tries": int(m.counts_as_attempt),
+                "due": microseconds(m.due_at),
+                "settled": None if m.state is State.QUEUED else now,
+                "said": m.reply,
+            }
+            for m in mine
+        ]
+        done = connection.execute(_MARK, rows).rowcount
+        if done != len(rows):
+            _recount(connection, id)
+            continue
+        ledger.count(
+            connection,
+            id,
+            delivered=_number(mine, State.DELIVERED),
+            failed=_number(mine, State.FAILED),
+            unknown=_number(mine, State.UNKNOWN),
+            stopped=_number(mine, State.STOPPED),
+        )
+    ledger.finish_mailings(connection, {m.delivery_id for m in marks}, now)
+
+
+def _number(marks: Iterable[Mark], state: State) -> int:
+    return sum(m.state is state for m in marks)
+
+
+def _recount(connection: Connection, delivery_id: int) -> None:
+    """Count the rows themselves: rare, after a worker was given up for dead and came back."""
+    counts = counted(connection, delivery_id)
+    connection.execute(
+        update(deliveries)
+        .where(deliveries.c.id == delivery_id)
+        .values(delivered=counts.delivered, failed=counts.failed, unknown=counts.unknown, stopped=counts.stopped)
+    )
+
+
+def counted(connection: Connection, delivery_id: int) -> Counts:
+    """The counts from the rows themselves, those in flight told apart."""
+    r = recipients.c
+    by_state = {
+        State(state): n
+        for state, n in connection.execute(
+            select(r.state, func.count()).where(r.delivery_id == delivery_id).group_by(r.state)
+        )
+    }
+    return Counts(
+        total=sum(by_state.values()),
+        queued=by_state.get(State.QUEUED, 0),
+        in_flight=by_state.get(State.IN_FLIGHT, 0),
+        delivered=by_state.get(State.DELIVERED, 0),
+        failed=by_state.get(State.FAILED, 0),
+        unknown=by_state.get(State.UNKNOWN, 0),
+        stopped=by_state.get(State.STOPPED, 0),
+    )
+
+
+def stop_waiting(connection: Connection, delivery_ids: Collection[int], now: datetime) -> int:
+    """Stop every letter that nobody has in hand. Gives how many."""
+    stopped = 0
+    r = recipients.c
+    for id in delivery_ids:
+        n = connection.execute(
+            update(recipients)
+            .where(r.delivery_id == id, r.state == literal_column("0", SmallInteger))
+            .values(state=int(State.STOPPED), settled_at=now)
+        ).rowcount
+        ledger.count(connection, id, stopped=n)
+        stopped += n
+    return stopped
+
+
+def is_anyone_in_flight(connection: Connection, delivery_id: int, workers: Collection[int]) -> bool:
+    r = recipients.c
+    return (
+        connection.execute(
+            select(r.subscriber_id)
+            .where(
+                r.worker_id.in_(list(workers)),
+                r.state == literal_column("1", SmallInteger),
+                r.delivery_id == delivery_id,
+            )
+            .limit(1)
+        ).first()
+        is not None
+    )
+
+
+def release(connection: Connection, worker_ids: Collection[int], now: datetime) -> int:
+    """Give back what dead workers held: it is tried again with the same Message-ID.
+
+    Letters of a mailing that has been stopped meanwhile may or may not have gone out: they become unknown."""
+    if not worker_ids:
+        return 0
+    r = recipients.c
+    held = (
+        update(recipients)
+        .where(r.worker_id.in_(list(worker_ids)), r.state == literal_column("1", SmallInteger))
+        .returning(r.delivery_id)
+    )
+    stopped = select(deliveries.c.id).where(deliveries.c.is_stopping)
+    unknown = connection.execute(
+        held.where(r.delivery_id.in_(stopped)).values(state=int(State.UNKNOWN), worker_id=None, settled_at=now)
+    ).scalars()
+    for id, n in _tally(unknown).items():
+        ledger.count(connection, id, unknown=n)
+        ledger.finish_mailings(connection, [id], now)
+    return len(connection.execute(held.values(state=int(State.QUEUED), worker_id=None)).all())
+
+
+def _tally(ids: Iterable[int]) -> dict[int, int]:
+    tally: dict[int, int] = {}
+    for id in ids:
+        tally[id] = tally.get(id, 0) + 1
+    return tally
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    subscriber_id: int
+    state: State
+    attempts: int
+    settled_at: datetime | None
+    reply: str | None
+
+
+def evidence(connection: Connection, delivery_id: int, *, after: int = 0, limit: int = 100) -> Sequence[Evidence]:
+    """The rows of one mailing by reader's number; no address among them."""
+    r = recipients.c
+    rows = connection.execute(
+        select(r.subscriber_id, r.state, r.attempts, r.settled_at, r.reply)
+        .where(r.delivery_id == delivery_id, r.subscriber_id > after)
+        .order_by(r.subscriber_id)
+        .limit(limit)
+    )
+    return [
+        Evidence(
+            subscriber_id=row.subscriber_id,
+            state=State(row.state),
+            attempts=row.attempts,
+            settled_at=row.settled_at,
+            reply=row.reply,
+        )
+        for row in rows
+    ]
