@@ -138,10 +138,14 @@ class Kit:
 
 
 class Channel(Protocol):
-    """Every channel. `mode` is the place its credentials belong to; the pipeline refuses any other."""
+    """Every channel."""
 
     name: ClassVar[str]
-    mode: Mode
+
+    @property
+    def mode(self) -> Mode:
+        """The place its credentials belong to; the pipeline refuses any other."""
+        ...
 
     @classmethod
     def built(cls, kit: Kit) -> Self:

@@ -218,6 +218,13 @@ class Message:
     def area_text(self) -> str:
         return "、".join(area.description for area in self.areas)
 
+    @property
+    def untranslated(self) -> tuple[str, ...]:
+        """Japanese that stands in every language as it was written: names of places, rivers, shelters, the section."""
+        names = (*self.slots.values(), *(area.description for area in self.areas), self.area_text)
+        section = (self.section.name,) if self.section else ()
+        return tuple(name for name in (*names, *section) if len(name) > 1 and not name.isascii())
+
     def in_language(self, language: str) -> Info | None:
         """The words in this language, or None: a missing language is shown as missing, never guessed."""
         return next((info for info in self.infos if info.language == language), None)

@@ -56,6 +56,9 @@ from broadcaster.words import Words
 
 Channels = Mapping[Mode, Mapping[str, Channel]]
 
+Also = Callable[[Connection, str], None]
+"""Something small that must happen in the transaction of an act, given the new message's identifier."""
+
 MOST_WAITING = 500
 """Routine posts that may wait for one medium. More would go out hours late: the next one is refused with a sentence."""
 
@@ -141,18 +144,14 @@ class Pipeline:
 
     # Accept
 
-    def draft(self, message: Message, actor: Actor) -> Kept:
-        """Keep it. Nothing is planned and nothing leaves."""
+    def propose(self, message: Message, actor: Actor, *, also: Also | None = None) -> Kept:
+        """Keep it and ask for approval. Nothing is planned and nothing leaves."""
         with self.database.write() as connection:
             kept = messages.add(connection, message, by=actor.name, at=self.clock.now())
-            self._note(connection, actor, "message.drafted", message)
-            return kept
-
-    def submit(self, identifier: str, actor: Actor) -> Kept:
-        """Ask for approval. An alert that is proposed this way is nobody's order yet."""
-        with self.database.write() as connection:
-            kept = messages.move(connection, _known(connection, identifier), Move.SUBMIT)
-            self._note(connection, actor, "message.submitted", kept.message)
+            kept = messages.move(connection, kept, Move.SUBMIT)
+            self._note(connection, actor, "message.submitted", message)
+            if also is not None:
+                also(connection, message.identifier)
             return kept
 
     def approve(self, identifier: str, actor: Actor, *, seen: str | None = None) -> Kept:
@@ -165,27 +164,37 @@ class Pipeline:
             kept = messages.approve(connection, kept, by=actor.name, seen=seen or content_hash(kept.message))
             self._note(connection, actor, "message.approved", kept.message, hash=kept.approved_hash)
             if kept.message.effective_at > now:
-                return self._schedule(connection, kept, actor)
-            self._put(connection, kept, actor)
-            kept = messages.by_id(connection, kept.id)
+                kept = self._schedule(connection, kept, actor)
+            else:
+                self.put(connection, kept, actor, self.plan(kept.message))
+                kept = messages.by_id(connection, kept.id)
         self.signals.notify()
         return kept
 
-    def hand_in(self, message: Message, actor: Actor) -> Kept:
-        """Accept with the approval of whoever hands it in: sent now, or planned for its hour."""
+    def hand_in(self, message: Message, actor: Actor, *, also: Also | None = None) -> Kept:
+        """Accept with the approval of whoever hands it in: sent now, or planned for its hour. `also` is done in the
+        same transaction."""
         self._refuse_unready(message)
         planned = self.plan(message)
-        now = self.clock.now()
         with self.database.write() as connection:
-            kept = messages.add(connection, message, by=actor.name, at=now, state=Life.SUBMITTED)
-            kept = messages.approve(connection, kept, by=actor.name, seen=content_hash(message))
-            self._note(connection, actor, "message.approved", message, hash=kept.approved_hash)
-            if message.effective_at > now:
-                return self._schedule(connection, kept, actor)
-            self._put(connection, kept, actor, planned)
-            kept = messages.by_id(connection, kept.id)
+            kept = self.hand_in_planned(connection, message, actor, planned)
+            if also is not None:
+                also(connection, message.identifier)
         self.signals.notify()
         return kept
+
+    def hand_in_planned(
+        self, connection: Connection, message: Message, actor: Actor, planned: Sequence[Planned]
+    ) -> Kept:
+        """The same inside a transaction that is already open; the caller notifies."""
+        now = self.clock.now()
+        kept = messages.add(connection, message, by=actor.name, at=now, state=Life.SUBMITTED)
+        kept = messages.approve(connection, kept, by=actor.name, seen=content_hash(message))
+        self._note(connection, actor, "message.approved", message, hash=kept.approved_hash)
+        if message.effective_at > now:
+            return self._schedule(connection, kept, actor)
+        self.put(connection, kept, actor, planned)
+        return messages.by_id(connection, kept.id)
 
     def _schedule(self, connection: Connection, kept: Kept, actor: Actor) -> Kept:
         kept = messages.move(connection, kept, Move.SCHEDULE)
@@ -197,7 +206,6 @@ class Pipeline:
             message_id=kept.id,
         )
         self._note(connection, actor, "message.scheduled", kept.message)
-        self.signals.notify()
         return kept
 
     def _refuse_unready(self, message: Message) -> None:
@@ -275,23 +283,12 @@ class Pipeline:
 
     # Put
 
-    def issue(self, identifier: str, actor: Actor) -> Kept:
-        """Send what has been approved or scheduled, now."""
-        with self.database.write() as connection:
-            kept = _known(connection, identifier)
-            self._put(connection, kept, actor)
-            kept = messages.by_id(connection, kept.id)
-        self.signals.notify()
-        return kept
-
     def _put(self, connection: Connection, kept: Kept, actor: Actor, planned: Sequence[Planned] | None = None) -> Issue:
         """State, frozen issue, deliveries and the first readers: all of it or nothing."""
         if not kept.is_approved_as_it_stands:
             raise refuse(
                 "id", ja="承認の後に文が変わりました。もう一度承認してください。", en="The text changed after approval."
             )
-        if planned is None:
-            planned = self.plan(kept.message)
         now = self.clock.now()
         lane = routing.lane_of(kept.message)
         self._refuse_backlog(connection, kept.message.mode, lane, planned)
@@ -382,6 +379,7 @@ class Pipeline:
         *,
         renew: Callable[[Message], Message] | None = None,
         line: str = "",
+        also: Also | None = None,
     ) -> Kept:
         """Issue an update, a correction, a cancel or an all-clear of something that was sent.
 
@@ -408,7 +406,7 @@ class Pipeline:
             renewed=renew(issue.message) if renew else None,
             line=line,
         )
-        return self.hand_in(message, actor)
+        return self.hand_in(message, actor, also=also)
 
     def _stop_replaced(self, connection: Connection, message: Message, issue: Issue, now: datetime) -> None:
         ended = issues.end(

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from broadcaster.clock import local, stamp
 from broadcaster.message import lang_attribute
+from broadcaster.text import blocks, runs
 from broadcaster.words import Words
 
 Renderer = Callable[..., str]
@@ -34,6 +35,7 @@ def renderer(folders: Path | Sequence[Path], words: Words) -> Renderer:
     environment.filters.update(
         when=when, day=day, clock=clock_time, stamp=stamp, lang=lang_attribute, full_width=full_width
     )
+    environment.filters.update(blocks=blocks, runs=runs)
     environment.globals.update(phrase=words.phrase, word=words.page)
 
     def render(name: str, /, *, language: str = "ja", **context: Any) -> str:

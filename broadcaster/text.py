@@ -6,8 +6,12 @@ person's name is not ours to change.
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import groupby
 
 MOST_COMBINING = 8
 """Marks on one base letter; real text needs three at most, stacked ones break every layout."""
@@ -87,3 +91,68 @@ def machine_dependent(text: str) -> Iterator[tuple[str, str]]:
 def one_line(text: str) -> str:
     """The text on one line: line breaks and runs of blanks become one blank."""
     return " ".join(text.split())
+
+
+class BlockKind(StrEnum):
+    PARAGRAPH = "paragraph"
+    HEADING = "heading"
+    LIST = "list"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A part of a description: the lines of a paragraph, the items of a list, or one heading."""
+
+    kind: BlockKind
+    lines: tuple[str, ...]
+
+
+_BLANK_LINES = re.compile(r"\n\s*\n")
+_HEADING = re.compile(r"^(?:■\s*(?P<square>.+)|＜(?P<bracket>[^＜＞]+)＞(?P<rest>.*))$")
+
+
+def blocks(text: str) -> tuple[Block, ...]:
+    """A description as staff write it, for media that have paragraphs, headings and lists.
+
+    A line with `・` is an item and an indented line after it belongs to it; `■head` and `＜head＞` are headings; a
+    blank line ends a paragraph. Nothing else is read into the text.
+    """
+    return tuple(block for passage in _BLANK_LINES.split(text) for block in _blocks_of(passage))
+
+
+def _blocks_of(passage: str) -> Iterator[Block]:
+    for kind, group in groupby(_lines_of(passage), key=lambda line: line[0]):
+        lines = tuple(words for _, words in group)
+        if kind is BlockKind.HEADING:
+            yield from (Block(kind=kind, lines=(line,)) for line in lines)
+        else:
+            yield Block(kind=kind, lines=lines)
+
+
+def _lines_of(passage: str) -> list[tuple[BlockKind, str]]:
+    lines: list[tuple[BlockKind, str]] = []
+    for line in filter(str.strip, passage.splitlines()):
+        words = line.strip()
+        if line[0].isspace() and lines and lines[-1][0] is BlockKind.LIST:
+            lines[-1] = (BlockKind.LIST, f"{lines[-1][1]}\n{words}")
+        elif line.startswith("・"):
+            lines.append((BlockKind.LIST, words[1:].strip()))
+        elif heading := _HEADING.match(words):
+            lines.append((BlockKind.HEADING, heading["square"] or heading["bracket"]))
+            if rest := (heading["rest"] or "").strip():
+                lines.append((BlockKind.PARAGRAPH, rest))
+        else:
+            lines.append((BlockKind.PARAGRAPH, words))
+    return lines
+
+
+def runs(text: str, words: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    """The text cut where one of the words stands, as (part, is one of the words): so that Japanese names in an
+    English sentence can be marked as Japanese for a speaking machine."""
+    known = sorted({word for word in words if word}, key=lambda word: (-len(word), word))
+    if not known:
+        yield text, False
+        return
+    for part in re.split(f"({'|'.join(map(re.escape, known))})", text):
+        if part:
+            yield part, part in known

@@ -40,9 +40,11 @@ def add(
     message_id: int | None = None,
     rule: str | None = None,
     skipped: str = "",
+    reason: str = "",
     at: datetime | None = None,
 ) -> bool:
-    """Plan it once; False when it is planned already. `skipped` records a run that will not be made, with its reason."""
+    """Plan it once; False when it is planned already. `skipped` records a run that will not be made, and why;
+    `reason` says why a run stands where it stands."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     statement = (
         dialect.insert(plans)
@@ -53,7 +55,7 @@ def add(
             message_id=message_id,
             rule=rule,
             state="skipped" if skipped else "planned",
-            reason=skipped,
+            reason=skipped or reason,
             settled_at=at if skipped else None,
         )
         .on_conflict_do_nothing(index_elements=["key"])
@@ -75,13 +77,13 @@ def due(connection: Connection, now: datetime, limit: int = 100) -> Sequence[Pla
     return sorted((Plan(**row._mapping) for row in rows), key=lambda plan: (plan.due_at, plan.id))
 
 
-def settle(connection: Connection, plan: Plan, *, at: datetime, skipped: str = "") -> bool:
+def settle(connection: Connection, plan: Plan, *, at: datetime, skipped: str = "", reason: str = "") -> bool:
     """Whoever settles it first carries it out, in the same transaction; False for everybody else."""
     return bool(
         connection.execute(
             update(plans)
             .where(plans.c.id == plan.id, plans.c.state == "planned")
-            .values(state="skipped" if skipped else "done", reason=skipped, settled_at=at)
+            .values(state="skipped" if skipped else "done", reason=skipped or reason, settled_at=at)
         ).rowcount
     )
 

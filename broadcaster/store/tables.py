@@ -283,6 +283,16 @@ audit = Table(
     Column("hash", String(64), nullable=False),
 )
 
+# What an API client asked for under its own key: the same key twice is one act.
+requests = Table(
+    "requests",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("body_hash", String(64), nullable=False),
+    Column("identifier", String(64), nullable=False),
+    Column("at", Instant, nullable=False),
+)
+
 meta = Table(
     "meta",
     metadata,

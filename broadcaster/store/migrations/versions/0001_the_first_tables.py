@@ -1,9 +1,8 @@
 """The first tables, and two promises that the database keeps by itself: a message never changes its mode, and nothing that
 was written into the audit log is changed or removed."""
 
-from alembic import op
 import sqlalchemy as sa
-
+from alembic import op
 
 revision = "0001"
 down_revision = None
@@ -136,6 +135,14 @@ def upgrade() -> None:
             postgresql_where=sa.text("state = 1"),
         )
 
+    op.create_table(
+        "requests",
+        sa.Column("key", sa.String(length=64), nullable=False),
+        sa.Column("body_hash", sa.String(length=64), nullable=False),
+        sa.Column("identifier", sa.String(length=64), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_requests")),
+    )
     op.create_table(
         "subscribers",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -323,6 +330,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_subscribers_fanout")
 
     op.drop_table("subscribers")
+    op.drop_table("requests")
     with op.batch_alter_table("recipients", schema=None) as batch_op:
         batch_op.drop_index(
             "ix_recipients_held", sqlite_where=sa.text("state = 1"), postgresql_where=sa.text("state = 1")

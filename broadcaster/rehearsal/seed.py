@@ -1,0 +1,73 @@
+"""Settles the rehearsal town at the first start: its readers, the drill addresses, a key for the API."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from broadcaster.message import Mode
+from broadcaster.store import meta, subscribers, tokens
+from broadcaster.store.audit import Actor
+
+if TYPE_CHECKING:
+    from broadcaster.app import App
+
+DRILL_READERS = 12
+_SETTLED = "town_settled"
+
+
+def token_file(home: Path) -> Path:
+    return home / "rehearsal" / "token"
+
+
+def settle_in(app: App, out: Console) -> None:
+    """Once for each home; a second start finds it done."""
+    with app.database.read() as connection:
+        if meta.get(connection, _SETTLED):
+            return
+    from broadcaster.cli import import_list
+
+    people = app.settings.config / "rehearsal" / "subscribers.csv"
+    written, _ = import_list(app, people, encoding="utf-8", is_drill=False, actor=Actor(name="rehearsal", via="rule"))
+    with app.database.write() as connection:
+        subscribers.put(connection, _drill_readers(app), is_drill=True)
+        shown = tokens.create(
+            connection, name="rehearsal", role=tokens.Role.ADMIN, mode=Mode.LIVE, now=app.clock.now()
+        )
+        drill = tokens.create(
+            connection, name="rehearsal drill", role=tokens.Role.ADMIN, mode=Mode.DRILL, now=app.clock.now()
+        )
+        meta.put(connection, _SETTLED, app.clock.now().isoformat())
+    _write_token(token_file(app.settings.home), shown)
+    _write_token(token_file(app.settings.home).with_suffix(".drill"), drill)
+    out.print(f"練習の町に {written:,}人が入りました。")
+
+
+def _drill_readers(app: App) -> list[dict[str, object]]:
+    """Staff addresses that a drill reaches; they get every topic of every district."""
+    topics = sum(1 << category.bit for category in app.settings.ward.categories)
+    return [
+        {
+            "email": f"kunren-{number:02}@city.shinagawa.example.jp",
+            "domain": "city.shinagawa.example.jp",
+            "language": "en" if number == DRILL_READERS else "ja",
+            "format": "html" if number % 2 else "text",
+            "topics": topics,
+            "districts": app.settings.ward.all_district_bits,
+            "frequency": "at_once",
+            "registered_at": app.clock.now(),
+            "method": "form",
+            "state": "active",
+        }
+        for number in range(1, DRILL_READERS + 1)
+    ]
+
+
+def _write_token(path: Path, shown: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+        file.write(shown + "\n")

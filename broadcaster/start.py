@@ -1,0 +1,167 @@
+"""How each role starts: what it loads, what it waits for, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import urllib.request
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import structlog
+from rich.console import Console
+
+from broadcaster import app as assembly
+from broadcaster import backup, settings
+from broadcaster.clock import SystemClock
+from broadcaster.delivery import Lane
+from broadcaster.problems import refuse
+from broadcaster.serve import Supervisor
+from broadcaster.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+def serve(*, host: str, port: int, out: Console) -> None:
+    """Prepare the database (and in rehearsal the town), then keep every role alive."""
+    os.environ.setdefault("BROADCASTER_BASE_URL", f"http://{host}:{port}")
+    configured = settings.load()
+    _refuse_root_in_live(configured)
+    parts = assembly.assemble(configured)
+    parts.database.upgrade()
+    if configured.is_rehearsal:
+        from broadcaster.rehearsal import seed
+
+        seed.settle_in(parts, out)
+    asyncio.run(parts.close())
+    roles: list[tuple[str, list[str]]] = [
+        ("web", ["web", "--host", host, "--port", str(port)]),
+        ("sender", ["work", "--lane", "all"]),
+        ("scheduler", ["schedule"]),
+    ]
+    if configured.is_rehearsal:
+        roles.insert(0, ("rehearsal", ["rehearsal"]))
+    asyncio.run(_supervise(configured, roles, f"http://{host}:{port}", out))
+
+
+async def _supervise(configured: Settings, roles: list[tuple[str, list[str]]], url: str, out: Console) -> None:
+    announcer = asyncio.create_task(_announce(configured, url, out))
+    try:
+        await Supervisor(roles).run()
+    finally:
+        announcer.cancel()
+        await asyncio.gather(announcer, return_exceptions=True)
+
+
+async def _announce(configured: Settings, url: str, out: Console) -> None:
+    """The last line of the start: where it is and how to sign in, once it really answers."""
+    while not await asyncio.to_thread(_is_ready, url):
+        await asyncio.sleep(0.1)
+    if not configured.is_rehearsal:
+        out.print(f"動いています：{url}/")
+        return
+    from broadcaster.rehearsal import seed
+
+    out.print(
+        f"練習の町：{url}/rehearsal （サインイン：API の鍵は {seed.token_file(configured.home)} にあります）", soft_wrap=True
+    )
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:  # noqa: S310 - our own address
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def web(*, host: str, port: int) -> None:
+    import uvicorn
+
+    from broadcaster.web import create
+
+    configured = settings.load()
+    _refuse_root_in_live(configured)
+    parts = assembly.assemble(configured)
+    uvicorn.run(
+        create(parts),
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,  # an access line would hold the tokens that stand in addresses
+        server_header=False,
+        timeout_graceful_shutdown=3,
+        timeout_keep_alive=75,
+        loop="uvloop",
+    )
+
+
+async def work(lanes: list[Lane]) -> None:
+    """Send until told to stop. The credentials are loaded here and nowhere else."""
+    configured = settings.load()
+    _refuse_root_in_live(configured)
+    ports = await assembly.wait_for_standins(configured.home) if configured.is_rehearsal else None
+    parts = assembly.assemble(configured, credentials=True, standins=ports)
+    await parts.signals.start()
+    await _wait_until_released(parts)
+    await _until_told(parts, parts.sender(lanes).run)
+
+
+async def schedule() -> None:
+    from broadcaster.scheduler import Scheduler
+
+    configured = settings.load()
+    _refuse_root_in_live(configured)
+    parts = assembly.assemble(configured)
+    await parts.signals.start()
+    await _wait_until_released(parts)
+    await _until_told(parts, Scheduler(parts.pipeline, configured).run)
+
+
+async def rehearsal() -> None:
+    from broadcaster.rehearsal import town
+
+    configured = settings.load()
+    if not configured.is_rehearsal:
+        raise refuse("installation", ja="本番では練習の町は動きません。", en="There is no rehearsal town in live.")
+    file = assembly.ports_file(configured.home)
+    await _cancelled_by_signal(town.run(configured.home, SystemClock(), ports_file=file))
+
+
+async def _wait_until_released(parts: assembly.App) -> None:
+    """A restored copy sends nothing before a person says so."""
+    while await parts.database.reads(backup.is_frozen):
+        log.warning("installation.is_frozen", why="restored from a copy; run broadcaster release")
+        await asyncio.sleep(1)
+
+
+async def _until_told(parts: assembly.App, run: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await _cancelled_by_signal(run())
+    finally:
+        await parts.close()
+
+
+async def _cancelled_by_signal(work: Awaitable[None]) -> None:
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(NotImplementedError):
+            loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def _refuse_root_in_live(configured: Settings) -> None:
+    if not configured.is_rehearsal and os.geteuid() == 0:
+        raise refuse("process", ja="本番は root で動かせません。専用の利用者で動かしてください。", en="Live refuses to run as root.")
+    if not configured.is_rehearsal and not configured.ward.base_url.startswith("https://"):
+        raise refuse(
+            "base_url",
+            ja="本番の base_url は https:// で始めてください（config/ward.toml）。",
+            en="In live, base_url must begin with https:// (config/ward.toml).",
+        )
+
+

@@ -1,0 +1,173 @@
+"""Boards from memory: bytes made once for each change, answered before any routing.
+
+Every web process composes them from the issues in force, on a wake-up, at the next expiry, and on a slow poll besides.
+A board is swapped whole; a reader sees the old bytes or the new ones. When the database cannot be reached the last
+bytes go on being served, but never past the instant at which something on them ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import parse_qs
+
+import structlog
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from broadcaster import boards
+from broadcaster.channel import Board, Page
+from broadcaster.message import Message, Mode
+from broadcaster.pipeline import Pipeline
+from broadcaster.signals import POLL_S
+from broadcaster.store.database import StoreError
+
+log = structlog.get_logger(__name__)
+
+_NAMES = {"": "index.html", "emergency": "emergency.html"}
+_LANGUAGE = re.compile(r"[A-Za-z-]{2,10}")
+_OPEN = (b"access-control-allow-origin", b"*")
+_COMMON = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"cross-origin"),
+)
+_FRESH = {"html": b"public, max-age=15", "json": b"no-cache", "txt": b"public, max-age=5", "ssml": b"public, max-age=5"}
+_FRESH_FEED = b"public, max-age=30"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A page as it goes out."""
+
+    body: bytes
+    etag: bytes
+    headers: tuple[tuple[bytes, bytes], ...]
+    head_304: tuple[tuple[bytes, bytes], ...]
+
+
+class Boards:
+    """The pages of both modes, kept current in the background."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._wake = pipeline.signals.subscribe()
+        self._answers: dict[str, Answer] = {}
+        self._of_board: dict[tuple[Mode, str], dict[str, Answer]] = {}
+        self._shown: dict[Mode, tuple[Message, ...]] = {}
+        self.is_ready = False
+
+    def get(self, path: str) -> Answer | None:
+        return self._answers.get(path)
+
+    async def keep_current(self) -> None:
+        while True:
+            try:
+                for mode in Mode:
+                    await self._refresh(mode)
+                self.is_ready = True
+            except StoreError:
+                log.exception("boards.not_read")
+                await self._drop_ended()
+            await self._wake.wait(self._pause())
+
+    def _pause(self) -> float:
+        now = self._pipeline.clock.now()
+        changes = [boards.next_change_at(messages, now) for messages in self._shown.values()]
+        soonest = min((at for at in changes if at), default=None)
+        return POLL_S if soonest is None else max(0.0, min(POLL_S, (soonest - now).total_seconds()))
+
+    async def _refresh(self, mode: Mode) -> None:
+        now = self._pipeline.clock.now()
+        await self._show(mode, tuple(await self._pipeline.database.reads(boards.in_force, mode, now)), now)
+
+    async def _drop_ended(self) -> None:
+        """Without the database: what has ended leaves all the same."""
+        now = self._pipeline.clock.now()
+        for mode, messages in list(self._shown.items()):
+            await self._show(mode, tuple(m for m in messages if m.is_in_force(now)), now)
+
+    async def _show(self, mode: Mode, messages: tuple[Message, ...], now: datetime) -> None:
+        if self._shown.get(mode) == messages:
+            return
+        for name, board in self._pipeline.channels[mode].items():
+            if isinstance(board, Board):
+                pages = await asyncio.to_thread(boards.pages_of, board, messages, now)
+                self._swap(mode, name, {_path(mode, page.path): _answer(page) for page in pages})
+        self._shown[mode] = messages
+        log.info("boards.switched", mode=mode.value, total=len(messages))
+
+    def _swap(self, mode: Mode, name: str, answers: Mapping[str, Answer]) -> None:
+        """One board at once: a new table of all pages takes the place of the old one."""
+        self._of_board[mode, name] = dict(answers)
+        self._answers = {path: answer for of in self._of_board.values() for path, answer in of.items()}
+
+
+def _path(mode: Mode, path: str) -> str:
+    return f"/drill/{path}" if mode is Mode.DRILL else f"/{path}"
+
+
+def _answer(page: Page) -> Answer:
+    ending = page.path.rpartition(".")[2]
+    is_feed = page.path.startswith("feeds/")
+    headers = (
+        (b"etag", page.etag.encode()),
+        (b"cache-control", _FRESH_FEED if is_feed else _FRESH.get(ending, _FRESH_FEED)),
+    )
+    open_to_all = () if ending == "html" else (_OPEN,)
+    extra = tuple((name.lower().encode(), value.encode()) for name, value in page.headers)
+    whole = (
+        (b"content-type", page.content_type.encode()),
+        (b"content-length", str(len(page.body)).encode()),
+        *headers,
+        *_COMMON,
+        *open_to_all,
+        *extra,
+    )
+    return Answer(body=page.body, etag=page.etag.encode(), headers=whole, head_304=headers)
+
+
+class BoardsFirst:
+    """ASGI: boards are answered here; everything else goes on to the application."""
+
+    def __init__(self, app: ASGIApp, pages: Boards) -> None:
+        self._app, self._pages = app, pages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] in ("GET", "HEAD"):
+            answer = self._find(scope["path"], scope["query_string"])
+            if answer is not None:
+                await _send(answer, scope, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _find(self, path: str, query: bytes) -> Answer | None:
+        name = path
+        for prefix in ("/drill/", "/"):
+            short = path.removeprefix(prefix)
+            if path.startswith(prefix) and short in _NAMES:
+                name = prefix + _NAMES[short]
+                break
+        if query and (language := _language(query)):
+            stem, dot, ending = name.rpartition(".")
+            translated = self._pages.get(f"{stem}.{language}{dot}{ending}")
+            if translated is not None:
+                return translated
+        return self._pages.get(name)
+
+
+def _language(query: bytes) -> str | None:
+    asked = parse_qs(query.decode("latin-1"), max_num_fields=20).get("lang", [""])[0]
+    return asked if _LANGUAGE.fullmatch(asked) else None
+
+
+async def _send(answer: Answer, scope: Scope, send: Send) -> None:
+    known = next((value for name, value in scope["headers"] if name == b"if-none-match"), None)
+    if known is not None and (known == b"*" or answer.etag in known):
+        await send({"type": "http.response.start", "status": 304, "headers": list(answer.head_304)})
+        await send({"type": "http.response.body", "body": b""})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": list(answer.headers)})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
