@@ -25,8 +25,9 @@ from typing import Any
 import jpholiday
 
 from broadcaster.clock import JST, local
-from broadcaster.manuscript import canonical_language
+from broadcaster.manuscript import LANGUAGE_KEYS, canonical_language
 from broadcaster.problems import Problem, Refused
+from broadcaster.slots import slots_in
 
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 YEAR_END = ((12, 29), (1, 3))
@@ -34,6 +35,9 @@ YEAR_END = ((12, 29), (1, 3))
 
 FURTHEST_MOVE = 31
 """Days within which an open day must be found. A run is never moved into another season."""
+
+SLOTS = ("year", "month", "day")
+"""Blanks in a rule's text, filled with the nominal date."""
 
 _DAY = timedelta(days=1)
 _SEARCHED = timedelta(days=366 * 9)  # 29 February may be eight years away: 2096, 2104
@@ -80,11 +84,13 @@ class Rule:
     months: tuple[int, ...] = ()  # empty: every month
     on_closed_day: OnClosedDay = OnClosedDay.AS_IS
     skip_dates: tuple[str, ...] = ()  # `01-11` every year, `2027-01-11` once
-    late: timedelta  # how late a run may still be made
+    late_minutes: int  # how late a run may still be made
     known_day: bool = True
     known_time: bool = True
     by_hand: bool = False  # made by people: in the calendar, sent by nobody here
     note: str = ""
+    text: Mapping[str, str] = field(default_factory=dict)  # of the notice; empty: staff write it each time
+    lasts_hours: int = 24  # how long that notice is in force
 
     def falls_on(self, day: date) -> bool:
         """Whether the rule names this day. A month without a 31st simply has no such run."""
@@ -117,7 +123,7 @@ class Run:
     @property
     def latest_at(self) -> datetime:
         """After this the run is too late to be made."""
-        return self.planned_at + self.rule.late
+        return self.planned_at + timedelta(minutes=self.rule.late_minutes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,11 +326,13 @@ class _Reading:
             months=self._numbers(entry, "months", where, most=12),
             on_closed_day=self._on_closed_day(entry, where),
             skip_dates=self._skip_dates(entry, where),
-            late=self._late(entry, where),
+            late_minutes=self._number(entry, "late_minutes", where, most=7 * 24 * 60),
             known_day=self._flag(entry, "known_day", where, default=True),
             known_time=self._flag(entry, "known_time", where, default=True),
             by_hand=by_hand,
             note=self._text(entry, "note", where, needed=False),
+            text=self._words(entry, where),
+            lasts_hours=self._number(entry, "lasts_hours", where, most=366 * 24, default=24),
         )
         self._exactly_one_when(entry, where)
         if len(self.problems) == before:
@@ -447,16 +455,32 @@ class _Reading:
                 )
         return tuple(dict.fromkeys(dates))
 
-    def _late(self, entry: Mapping[str, Any], where: str) -> timedelta:
-        value = entry.get("late_minutes")
-        if type(value) is not int or not 1 <= value <= 7 * 24 * 60:
+    def _number(self, entry: Mapping[str, Any], key: str, where: str, *, most: int, default: int | None = None) -> int:
+        value = entry.get(key, default)
+        if type(value) is not int or not 1 <= value <= most:
             self.wrong(
-                f"{where}late_minutes",
-                "何分まで遅れて出してよいかを、1 から 10080（一週間）までの数で書いてください。",
-                "Write how many minutes late it may still be sent, from 1 to 10080 (a week).",
+                f"{where}{key}", f"1 から {most} までの数を書いてください。", f"Write a number from 1 to {most}."
             )
-            return timedelta()
-        return timedelta(minutes=value)
+            return 1
+        return value
+
+    def _words(self, entry: Mapping[str, Any], where: str) -> dict[str, str]:
+        table = entry.get("text", {})
+        if not isinstance(table, Mapping):
+            self.wrong(f"{where}text", "[rules.text] は表で書いてください。", "[rules.text] must be a table.")
+            return {}
+        if not table:
+            return {}
+        self.unknown_keys(table, LANGUAGE_KEYS, f"{where}text.")
+        words = {key: self._text(table, key, f"{where}text.", needed=key != "speech") for key in sorted(LANGUAGE_KEYS)}
+        for key, text in words.items():
+            for slot in set(slots_in(text)) - set(SLOTS):
+                self.wrong(
+                    f"{where}text.{key}",
+                    f"「{{{slot}}}」という欄はありません。使えるのは {' '.join(f'{{{s}}}' for s in SLOTS)} です。",
+                    f"There is no blank {{{slot}}}; use {' '.join(f'{{{s}}}' for s in SLOTS)}.",
+                )
+        return words
 
     def _exactly_one_when(self, entry: Mapping[str, Any], where: str) -> None:
         named = [key for key in ("daily", "weekdays", "monthdays") if entry.get(key)]
@@ -499,4 +523,5 @@ def _day(text: str) -> date | None:
 _RULE_KEYS = {
     "id", "title", "category", "channels", "time", "language", "daily", "weekdays", "monthdays", "months",
     "on_closed_day", "skip_dates", "late_minutes", "known_day", "known_time", "by_hand", "note",
+    "text", "lasts_hours",
 }  # fmt: skip

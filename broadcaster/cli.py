@@ -18,12 +18,11 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from broadcaster import app as assembly
 from broadcaster import backup as backups
-from broadcaster import checks, logs, manuscript, presets, readers, reports, settings, yamlfile
+from broadcaster import checks, lists, logs, manuscript, presets, reports, settings, yamlfile
 
 from broadcaster.clock import local
 from broadcaster.delivery import Counts, Lane, State
@@ -31,8 +30,9 @@ from broadcaster.lifecycle import MoveNotAllowed
 from broadcaster.message import Change, Message, Mode
 from broadcaster.pipeline import Pipeline, Preview
 from broadcaster.problems import Problem, Refused, refuse
+from broadcaster.progress import progress_bar
 from broadcaster.settings import Settings
-from broadcaster.store import messages, subscribers, tokens
+from broadcaster.store import messages, tokens
 from broadcaster.store.audit import Actor
 from broadcaster.store.audit import write as audit_write
 from broadcaster.store.database import StoreError
@@ -530,60 +530,15 @@ def import_(
     drill: Annotated[bool, typer.Option("--drill", help="訓練の宛先として")] = False,
 ) -> None:
     """名簿を読み込む。読めない行は、行番号と理由を並べ、ほかの行は入れる。"""
-    with _opened() as parts:
-        written, refused = import_list(parts, file, encoding=encoding, is_drill=drill, actor=_actor())
-        for row in refused[:50]:
-            err.print(f"{row.line}: {row.ja if _language == 'ja' else row.en}", markup=False)
-        out.print(_in(f"{written}人を入れ、{len(refused)}行を断りました。", f"{written} written, {len(refused)} refused."))
-        if refused:
-            raise typer.Exit(1)
-
-
-def import_list(
-    parts: assembly.App, file: Path, *, encoding: str, is_drill: bool, actor: Actor
-) -> tuple[int, list[readers.RowRefused]]:
-    """Read the list in batches, each a transaction of its own: a million rows never hold the lock for long."""
-    refused: list[readers.RowRefused] = []
-    written = 0
-    try:
-        stream = file.open("rb")
-    except OSError as error:
-        raise refuse(str(file), ja=f"{file} を読めません（{error.strerror}）。", en=f"{file} cannot be read.") from None
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with stream, Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task(_in("名簿", "readers"), total=None)
-
-        def accepted() -> Iterator[dict[str, Any]]:
-            for row in readers.read_list(stream, parts.settings.ward, encoding):
-                if isinstance(row, readers.RowRefused):
-                    refused.append(row)
-                else:
-                    yield _row(row)
-
-        for batch in subscribers.batches(accepted()):
-            with parts.database.write() as connection:
-                written += subscribers.put(connection, batch, is_drill=is_drill)
-            progress.update(task, completed=written)
-    with parts.database.write() as connection:
-        audit_write(
-            connection, actor, "subscribers.imported", file.name, at=parts.clock.now(), written=written, refused=len(refused)
+    with _opened() as parts, progress_bar(err) as progress:
+        written, refused = lists.bring_in(
+            parts, file, encoding=encoding, is_drill=drill, actor=_actor(), progress=progress
         )
-    return written, refused
-
-
-def _row(reader: readers.Reader) -> dict[str, Any]:
-    return {
-        "email": reader.address,
-        "domain": reader.domain,
-        "language": reader.language,
-        "format": reader.format,
-        "topics": reader.topic_bits,
-        "districts": reader.district_bits,
-        "frequency": reader.frequency,
-        "registered_at": reader.registered_at,
-        "method": reader.method,
-        "state": reader.state,
-    }
+    for row in refused[:50]:
+        err.print(f"{row.line}: {row.ja if _language == 'ja' else row.en}", markup=False)
+    out.print(_in(f"{written}人を入れ、{len(refused)}行を断りました。", f"{written} written, {len(refused)} refused."))
+    if refused:
+        raise typer.Exit(1)
 
 
 @subscribers_cli.command("export")
@@ -593,36 +548,8 @@ def export(
 ) -> None:
     """名簿を書き出す。本人だけが読めるファイルにし、記録に残す。"""
     with _opened() as parts:
-        try:
-            descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        except OSError as error:
-            raise refuse(
-                str(file), ja=f"{file} に書けません（{error.strerror}）。", en=f"{file} cannot be written ({error.strerror})."
-            ) from None
-        count = 0
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as target, parts.database.read() as connection:
-            everyone = (_reader(row) for row in subscribers.everyone(connection, is_drill=drill))
-            for line in readers.write_list(everyone, parts.settings.ward):
-                target.write(line)
-                count += 1
-        with parts.database.write() as connection:
-            audit_write(connection, _actor(), "subscribers.exported", file.name, at=parts.clock.now(), count=count - 1)
-        out.print(_in(f"{count - 1}人を {file} に書き出しました。", f"{count - 1} readers written to {file}."))
-
-
-def _reader(row: subscribers.Subscriber) -> readers.Reader:
-    return readers.Reader(
-        address=row.email,
-        domain=row.domain,
-        language=row.language,
-        format=row.format,
-        topic_bits=row.topics,
-        district_bits=row.districts,
-        frequency=row.frequency,
-        registered_at=row.registered_at,
-        method=row.method,
-        state=row.state,
-    )
+        count = lists.take_out(parts, file, is_drill=drill, actor=_actor())
+    out.print(_in(f"{count}人を {file} に書き出しました。", f"{count} readers written to {file}."))
 
 
 # Operation

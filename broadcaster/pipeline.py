@@ -100,6 +100,11 @@ class Pipeline:
     def __init__(
         self, *, database: Database, clock: Clock, ward: Ward, words: Words, channels: Channels, signals: Signals
     ) -> None:
+        """Raises ValueError when a channel belongs to the other mode: such a process must not start."""
+        for mode, named in channels.items():
+            for name, channel in named.items():
+                if channel.mode is not mode:
+                    raise ValueError(f"the {name} of {channel.mode} stands among those of {mode}")
         self.database = database
         self.clock = clock
         self.ward = ward
@@ -283,8 +288,8 @@ class Pipeline:
 
     # Put
 
-    def _put(self, connection: Connection, kept: Kept, actor: Actor, planned: Sequence[Planned] | None = None) -> Issue:
-        """State, frozen issue, deliveries and the first readers: all of it or nothing."""
+    def put(self, connection: Connection, kept: Kept, actor: Actor, planned: Sequence[Planned]) -> Issue:
+        """State, frozen issue, deliveries and the first readers: all of it or nothing. The caller notifies."""
         if not kept.is_approved_as_it_stands:
             raise refuse(
                 "id", ja="承認の後に文が変わりました。もう一度承認してください。", en="The text changed after approval."

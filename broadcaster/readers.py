@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from email_validator import EmailNotValidError, validate_email
 
@@ -59,7 +59,7 @@ CARRIERS = (
 )
 """Domains, and all below them, that gave out addresses with `..`, a `.` before the @ or a leading `-` until 2009."""
 
-Encoding = Literal["utf-8", "cp932"]
+ENCODINGS = ("utf-8", "cp932")
 
 _BLANKS = " \t\u3000"
 _ACTIVE = ("=", "+", "-", "@", "\t", "\r")
@@ -128,17 +128,23 @@ class _Bad(Exception):
 # Reading.
 
 
-def read_list(
-    file: BinaryIO, ward: Ward, encoding: Encoding = "utf-8", *, now: datetime
-) -> Iterator[Reader | RowRefused]:
+def read_list(file: BinaryIO, ward: Ward, encoding: str = "utf-8", *, now: datetime) -> Iterator[Reader | RowRefused]:
     """Every row of the list, in order.
 
     `encoding` is the file's own, chosen by the person who hands it in: UTF-8 with or without BOM, or `cp932` as
     spreadsheets write it. It is not guessed: bytes of one are often letters of the other.
 
+    `now` tells a registration from one that lies ahead.
+
     Raises Refused when it is no such list (another heading), and when the end of a row cannot be found: a quote that is
-    never closed swallows what follows, so nothing behind it can be trusted. Take the list in one transaction.
+    never closed swallows what follows, so nothing behind it can be trusted. The rows before it were read well.
     """
+    if encoding not in ENCODINGS:
+        raise refuse(
+            "encoding",
+            ja=f"文字コードは {' か '.join(ENCODINGS)} にしてください。",
+            en=f"The encoding must be {' or '.join(ENCODINGS)}.",
+        )
     lines = _Lines(file=file, encoding=encoding)
     rows = csv.reader(lines, strict=True)
     _heading(rows)
@@ -176,7 +182,7 @@ class _Lines:
     """
 
     file: BinaryIO
-    encoding: Encoding
+    encoding: str
     first: int = 1  # line of the row being read
     last: int = 0
     ended: bool = False

@@ -29,6 +29,7 @@ from broadcaster.pipeline import Pipeline, Planned
 from broadcaster.problems import Refused
 from broadcaster.render import when
 from broadcaster.settings import Settings
+from broadcaster.signals import Wake
 from broadcaster.slots import fill
 from broadcaster.store import messages, meta, plans
 from broadcaster.store.audit import Actor
@@ -70,7 +71,7 @@ class Scheduler:
             listener.cancel()
             self._timer.shutdown(wait=False)
 
-    async def _listens(self, wake) -> None:  # type: ignore[no-untyped-def]  # a Wake
+    async def _listens(self, wake: Wake) -> None:
         while True:
             await wake.wait(3600)
             self._look.set()
@@ -126,8 +127,8 @@ class Scheduler:
             kind=plans.ROUTINE,
             due_at=run.planned_at,
             rule=rule.id,
-            skipped=run.skipped or "",
-            reason=run.shifted or "",
+            skipped=run.skipped.ja if run.skipped else "",
+            reason=run.shifted.ja if run.shifted else "",
             at=now,
         )
 
@@ -188,7 +189,7 @@ class Scheduler:
         if rule is None:
             return self._skip(plan, "この決まりは設定からなくなりました。")
         now = self.pipeline.clock.now()
-        if now > plan.due_at + timedelta(minutes=rule.late_minutes):
+        if now > plan.due_at + rule.late:
             return self._skip(plan, f"{when(plan.due_at)}に動いていなかったため、出しませんでした。")
         message = self._message_of(rule, plan)
         if message is None:
@@ -213,9 +214,9 @@ class Scheduler:
             "category": rule.category,
             "area": "whole",
             "channels": list(rule.channels),
-            "language": rule.language or "ja",
+            "language": rule.language,
             "issued_at": now.isoformat(),
-            "expires_at": (at + timedelta(hours=rule.lasts_hours)).isoformat(),
+            "expires_at": (at + rule.lasts).isoformat(),
         }
         return manuscript.read(
             source, ward=self.settings.ward, media=self.settings.enabled, now=now

@@ -173,7 +173,7 @@ class Rss:
             id=self._tag(f"{place}feeds/{topic}", language),
             language=lang_attribute(language),
             title=title.strip(),
-            subtitle=kit.words.phrase("from_city", language),
+            subtitle=kit.words.page("public.home", language),
             author=kit.ward.name if lang_attribute(language) == "ja" else kit.ward.english_name,
             home=self._public("emergency" if topic == kit.ward.emergency_category else "", language),
             updated_at=max((entry.updated_at for entry in entries), default=NEVER),
@@ -187,8 +187,8 @@ class Rss:
         return Entry(
             id=self._tag(message.identifier, language),
             language=info.lang_attribute,
-            title=_line(info.headline),
-            summary=_line(f"{note}\n{info.summary or info.headline}"),
+            title=_line(info.headline) or message.identifier,  # feedgen gives up a whole feed for one empty title
+            summary=_line(f"{note}\n{info.summary or _first_paragraph(info.description)}"),
             content=_legal(self._content(message, info, language, note)),
             address=message.web or self._public("emergency" if message.is_alert else "", language, message.identifier),
             published_at=sent_at,
@@ -262,6 +262,10 @@ def _cap(message: Message) -> dict[str, Any]:
     if message.level is not None:
         facts["level"] = message.level
     return facts
+
+
+def _first_paragraph(text: str) -> str:
+    return text.partition("\n\n")[0]
 
 
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -10,8 +10,11 @@ from typing import Any
 import yaml
 
 from broadcaster import manuscript, presets
+from broadcaster.channel import Kit
 from broadcaster.clock import FrozenClock
 from broadcaster.message import Image, Info, Message, Mode
+from broadcaster.render import renderer
+from broadcaster.resources import packaged
 from broadcaster.settings import Settings
 
 NOW = datetime(2026, 12, 1, 0, 0, tzinfo=UTC)  # 午前9時, a Tuesday
@@ -87,3 +90,21 @@ def a_notice(
         sent_at=now,
     )
     return replace(message, **changes)
+
+
+def a_kit(settings: Settings, *, mode: Mode = Mode.LIVE, **changes: Any) -> Kit:
+    """What a channel is built with, as in a live installation that has neither secrets nor readers."""
+    kit = Kit(
+        mode=mode,
+        ward=settings.ward,
+        words=settings.words,
+        render=renderer(packaged("templates"), settings.words),
+        clock=frozen_clock(),
+        options={},
+        is_rehearsal=False,
+        secret=lambda name: None,
+        picture=lambda digest: b"",
+        leave_link=lambda letter: "https://www.example.jp/u/x",
+        publish=lambda page: None,
+    )
+    return replace(kit, **changes)

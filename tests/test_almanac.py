@@ -14,13 +14,16 @@ from hypothesis import given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
 
-from broadcaster import almanac
+from broadcaster import almanac, manuscript
 from broadcaster.almanac import WEEKDAYS, Almanac, OnClosedDay, Rule, Run
 from broadcaster.clock import JST
 from broadcaster.problems import Refused
 from broadcaster.settings import Settings
+from broadcaster.slots import fill
+from tests.makers import MEDIA, NOW
 
 DATA = Path(__file__).parent / "data"
+TEXT = {"title": "{month}月{day}日号", "summary": "発行しました", "body": "{year}年{month}月{day}日号を発行しました。"}
 
 # ---- the plain case: winter 2026/27, every rule as shipped ---------------------------------------------------------
 
@@ -286,6 +289,28 @@ def test_no_moved_run_lands_on_a_closed_day(rule: dict[str, Any]) -> None:
             assert run.planned_at == run.rule.at(run.date)
 
 
+# ---- the words of a rule --------------------------------------------------------------------------------------------
+
+
+def test_the_words_of_a_rule_make_a_notice(shipped: Almanac, settings: Settings) -> None:
+    for rule in (rule for rule in shipped.rules if rule.text):
+        words = {key: fill(text, {"year": "2026", "month": "12", "day": "11"}) for key, text in rule.text.items()}
+        message = manuscript.read(
+            {
+                **words,
+                "category": rule.category,
+                "area": "whole",
+                "language": rule.language,
+                "channels": list(rule.channels),
+                "expires_at": (NOW + timedelta(hours=rule.lasts_hours)).isoformat(),
+            },
+            ward=settings.ward,
+            media=MEDIA,
+            now=NOW,
+        )
+        assert message.info.headline == words["title"]
+
+
 # ---- what is refused ------------------------------------------------------------------------------------------------
 
 
@@ -311,8 +336,13 @@ def test_no_moved_run_lands_on_a_closed_day(rule: dict[str, Any]) -> None:
         ({"skip_dates": ["1/11"]}, "skip_dates", '"01-11"'),
         ({"skip_dates": ["20270111"]}, "skip_dates", '"01-11"'),
         ({"skip_dates": ["2027-01-12"]}, "skip_dates", "もともと出す日ではありません"),
-        ({"late_minutes": 0}, "late_minutes", "何分まで遅れて"),
-        ({"late_minutes": "60"}, "late_minutes", "何分まで遅れて"),
+        ({"late_minutes": 0}, "late_minutes", "1 から 10080 まで"),
+        ({"late_minutes": "60"}, "late_minutes", "1 から 10080 まで"),
+        ({"lasts_hours": 9000}, "lasts_hours", "1 から 8784 まで"),
+        ({"text": "発行しました"}, "text", "表で書いて"),
+        ({"text": {**TEXT, "headline": "題"}}, "text.headline", "「headline」という項目はありません"),
+        ({"text": {**TEXT, "body": ""}}, "text.body", "body を書いてください"),
+        ({"text": {**TEXT, "title": "{weekday}号"}}, "text.title", "「{weekday}」という欄はありません"),
         ({"by_hand": "yes"}, "by_hand", "true か false"),
         ({"language": "fr"}, "language", "扱っていません"),
         ({"channels": []}, "channels", "媒体"),

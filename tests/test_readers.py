@@ -24,7 +24,6 @@ from broadcaster.readers import (
     FREQUENCIES,
     METHODS,
     STATES,
-    Encoding,
     Fault,
     Reader,
     RowRefused,
@@ -161,6 +160,11 @@ def test_a_list_in_cp932_read_as_utf_8_is_refused_row_by_row_with_advice(ward: W
 def test_a_bom_at_the_head_makes_no_difference(ward: Ward, bom: bytes) -> None:
     (outcome,) = read_list(io.BytesIO(bom + a_list(a_row())), ward, now=NOW)
     assert isinstance(outcome, Reader)
+
+
+def test_another_encoding_is_refused(ward: Ward) -> None:
+    with pytest.raises(Refused, match="must be utf-8 or cp932"):
+        list(read_list(io.BytesIO(a_list(a_row())), ward, "euc-jp", now=NOW))
 
 
 # ---- files that are broken ------------------------------------------------------------------------------------------
@@ -402,10 +406,10 @@ def a_row(**cells: str) -> list[str]:
     return list(row.values())
 
 
-def a_list(*rows: list[str], heading: bool = True, encoding: Encoding = "utf-8") -> bytes:
+def a_list(*rows: list[str], heading: bool = True) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerows([list(COLUMNS), *rows] if heading else rows)
-    return text.getvalue().encode(encoding)
+    return text.getvalue().encode()
 
 
 def read(*rows: list[str], ward: Ward) -> Iterator[Reader | RowRefused]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from broadcaster import lists
+from broadcaster.app import App
 from broadcaster.message import Mode
+from broadcaster.progress import progress_bar
 from broadcaster.store import meta, subscribers, tokens
 from broadcaster.store.audit import Actor
-
-if TYPE_CHECKING:
-    from broadcaster.app import App
 
 DRILL_READERS = 12
 _SETTLED = "town_settled"
@@ -28,10 +27,11 @@ def settle_in(app: App, out: Console) -> None:
     with app.database.read() as connection:
         if meta.get(connection, _SETTLED):
             return
-    from broadcaster.cli import import_list
-
     people = app.settings.config / "rehearsal" / "subscribers.csv"
-    written, _ = import_list(app, people, encoding="utf-8", is_drill=False, actor=Actor(name="rehearsal", via="rule"))
+    with progress_bar(out) as progress:
+        written, _ = lists.bring_in(
+            app, people, encoding="utf-8", is_drill=False, actor=Actor(name="rehearsal", via="rule"), progress=progress
+        )
     with app.database.write() as connection:
         subscribers.put(connection, _drill_readers(app), is_drill=True)
         shown = tokens.create(

@@ -1,0 +1,50 @@
+# Two commands on a fresh machine: `make run` and `make test`.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PORT   ?= 8000
+DEBIAN := chromium fonts-noto-cjk
+
+.PHONY: install run test check format bench lock clean
+
+install: $(STAMP)
+
+# The lock holds every package with its hash; the project itself is put beside it without asking for more.
+$(STAMP): requirements-test.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed (PYTHON=… chooses one)."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing: apt install python3-venv"; exit 1; }
+	$(BIN)/pip install -qq --require-hashes -r requirements-test.lock
+	$(BIN)/pip install -qq --no-deps -e .
+	@sh .ci/debian $(DEBIAN)
+	@touch $@
+
+run: install
+	@$(BIN)/broadcaster serve --port $(PORT)
+
+# Everything: real mail, PostgreSQL, Redis and a browser, all on this machine. A few minutes on two cores.
+test: install
+	$(BIN)/python -m pytest -n 2 tests
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_architecture.py
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install
+	$(BIN)/python -m benchmarks
+
+# After a change of pyproject.toml. The locks name packages and hashes, no address to fetch them from.
+lock:
+	$(BIN)/pip install -qq uv
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.lock pyproject.toml
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra test -o requirements-test.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache tests/.artifacts
