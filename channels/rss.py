@@ -37,6 +37,7 @@ from broadcaster.clock import JST, local, stamp
 from broadcaster.message import LANGUAGES, Image, Info, Message, Mode, by_gravity, lang_attribute
 
 DEFAULT_LANGUAGE = LANGUAGES[0]
+DEFAULT_ENTRIES = 50
 EVERYTHING = "all"
 NEVER = datetime(2026, 1, 1, tzinfo=JST)
 """The time of a feed that holds nothing: RSS and Atom want one, and the present would change the bytes."""
@@ -99,7 +100,8 @@ class Rss:
         return cls(mode=kit.mode, kit=kit)
 
     def missing(self) -> Sequence[str]:
-        if self._most < 1:
+        entries = self.kit.options.get("entries", DEFAULT_ENTRIES)
+        if not isinstance(entries, int) or entries < 1:
             return ["channels.toml の [rss] の entries に、1以上の数を書いてください。"]
         return []
 
@@ -133,7 +135,7 @@ class Rss:
 
     @property
     def _most(self) -> int:
-        return int(self.kit.options.get("entries", 50))
+        return int(self.kit.options.get("entries", DEFAULT_ENTRIES))
 
     def _topics(self) -> list[str]:
         categories = [category.id for category in self.kit.ward.categories]

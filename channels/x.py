@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -53,7 +54,7 @@ from broadcaster.channel import (
     Receipt,
     TemporaryFailure,
 )
-from broadcaster.clock import Clock, local, parse_instant
+from broadcaster.clock import local, parse_instant
 from broadcaster.message import Image, Message, MessageType, Mode, Urgency
 from broadcaster.weighted import LIMIT, fits, head, links, weighted_length
 
@@ -94,7 +95,7 @@ class X:
         self._yen_with_link = float(options.get("yen_per_post_with_link", self._yen))
         self._budget = Budget(posts_per_day=int(options.get("posts_per_day", 0)))
         self._uploaded: dict[tuple[str, str], _Uploaded] = {}
-        self._who: Mapping[str, Any] | None = None
+        self._who: _Who | None = None
         self._api = Api(
             base_url=str(options.get("base_url") or BASE_URL).rstrip("/"),
             keys={name: kit.secret(name) or "" for name in KEYS},
@@ -115,7 +116,9 @@ class X:
             if not self._kit.secret(name)
         ]
         if not self._account:
-            sentences.append(f"Xのアカウントが決まっていません。channels.toml の [x.{place}] に account を書いてください。")
+            sentences.append(
+                f"Xのアカウントが決まっていません。channels.toml の [x.{place}] に account を書いてください。"
+            )
         return sentences
 
     # Compose
@@ -185,7 +188,7 @@ class X:
         except _Duplicate:
             return await self._found_or_refused(payload, key=key, previous=previous)
         self._budget.spend(now)
-        return Receipt(evidence=_id_of(posted), detail=remark)
+        return Receipt(evidence=_id_of(posted, is_post=True), detail=remark)
 
     def _refuse_incomplete(self) -> None:
         if missing := self.missing():
@@ -201,14 +204,15 @@ class X:
             if self.mode is Mode.DRILL:
                 raise
             return  # an alert does not wait for a look at its own name
-        if str(who["username"]).lower() != self._account.lower():
+        if who.name.lower() != self._account.lower():
             raise ChannelClosed(
-                f"Xのキーは @{who['username']} のもので、設定の @{self._account} と違います。投稿しませんでした。"
+                f"Xのキーは @{who.name} のもので、設定の @{self._account} と違います。投稿しませんでした。"
             )
 
-    async def _me(self) -> Mapping[str, Any]:
+    async def _me(self) -> _Who:
         if self._who is None:
-            self._who = _data_of(await self._api.get_me())
+            answer = await self._api.get_me()
+            self._who = _Who(id=_id_of(answer), name=str(answer["data"].get("username", "")))
         return self._who
 
     async def _media(self, content: Mapping[str, Any]) -> tuple[list[str], str]:
@@ -239,28 +243,32 @@ class X:
     async def _found_or_refused(self, payload: Payload, *, key: str, previous: Receipt | None) -> Receipt:
         found = await self.find(payload, key=key, previous=previous)
         if found is None:
-            raise PermanentFailure(
-                "Xが「前と同じ文」として受け付けませんでした。文を少し変えて、出し直してください。"
-            )
+            raise PermanentFailure("Xが「前と同じ文」として受け付けませんでした。文を少し変えて、出し直してください。")
         return found
 
     # Find and retract
 
     async def find(self, payload: Payload, *, key: str, previous: Receipt | None) -> Receipt | None:
         """The same words on our own timeline, posted since the message was issued."""
+        wanted = _bare(payload.content["text"])
+        since = parse_instant(payload.content["issued_at"]) - EARLIER
+        for post in await self._latest():
+            if _bare(post.text) == wanted and post.created_at >= since:
+                return Receipt(evidence=post.id, detail="投稿済みであることを確かめました。")
+        return None
+
+    async def _latest(self) -> Sequence[_Post]:
+        """Our newest posts, newest first. Raises OutcomeUnknown when they cannot be seen."""
         try:
             who = await self._me()
             timeline = await self._api.get_users_tweets(
-                who["id"], max_results=LATEST, tweet_fields=["created_at"], user_auth=True
+                who.id, max_results=LATEST, tweet_fields=["created_at"], user_auth=True
             )
+            return [_Post.told(post) for post in timeline.get("data", ())]
         except DeliveryFailure as failure:
             raise OutcomeUnknown(f"投稿できたかどうかを確かめられません：{failure}") from failure
-        wanted = _bare(payload.content["text"])
-        since = parse_instant(payload.content["issued_at"]) - EARLIER
-        for post in timeline.get("data", ()):
-            if _bare(html.unescape(post["text"])) == wanted and parse_instant(post["created_at"]) >= since:
-                return Receipt(evidence=str(post["id"]), detail="投稿済みであることを確かめました。")
-        return None
+        except (KeyError, TypeError, ValueError) as error:
+            raise OutcomeUnknown("投稿できたかどうかを確かめられません：Xの返事を読めません。") from error
 
     async def retract(self, receipt: Receipt) -> Receipt:
         if not receipt.evidence:
@@ -461,9 +469,7 @@ class Budget:
         for limit in DAY_LIMITS:
             most, left, ends_at = (_number(headers.get(f"{limit}-{what}")) for what in ("limit", "remaining", "reset"))
             if most and left is not None and ends_at:
-                self._tallies[limit] = Tally(
-                    used=most - left, most=most, ends_at=datetime.fromtimestamp(ends_at, UTC)
-                )
+                self._tallies[limit] = Tally(used=most - left, most=most, ends_at=datetime.fromtimestamp(ends_at, UTC))
 
 
 DAY_LIMITS = ("x-user-limit-24hour", "x-app-limit-24hour")
@@ -488,6 +494,31 @@ class _Gone(PermanentFailure):
 class _Uploaded:
     id: str
     expires_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Who:
+    """The account that the keys belong to."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Post:
+    """A post as X tells it, its escapes undone."""
+
+    id: str
+    text: str
+    created_at: datetime
+
+    @classmethod
+    def told(cls, document: Mapping[str, Any]) -> Self:
+        return cls(
+            id=str(document["id"]),
+            text=html.unescape(document["text"]),
+            created_at=parse_instant(document["created_at"]),
+        )
 
 
 POSTS = "/2/tweets"
@@ -529,6 +560,8 @@ class Api(AsyncClient):  # type: ignore[misc]  # tweepy has no types
                 method, url, json=json, data=data, headers=headers, allow_redirects=False
             ) as response:
                 await response.read()
+        except aiohttp.InvalidURL as error:
+            raise ChannelClosed("XのAPIの場所（channels.toml の [x] の base_url）が正しくありません。") from error
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise TemporaryFailure("Xにつながりません。") from error
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -559,13 +592,12 @@ class Api(AsyncClient):  # type: ignore[misc]  # tweepy has no types
         form.add_field("media_category", "tweet_image")
         form.add_field("media_type", media_type)
         answer = await (await self.request("POST", "/2/media/upload", data=form)).json()
-        lasts = int(_data_of(answer).get("expires_after_secs", 3600))
-        return _Uploaded(id=_id_of(answer), expires_at=now + timedelta(seconds=lasts))
+        return _Uploaded(
+            id=_id_of(answer), expires_at=now + timedelta(seconds=answer["data"].get("expires_after_secs", 3600))
+        )
 
     async def describe(self, media_id: str, alt: str) -> None:
-        await self.request(
-            "POST", "/2/media/metadata", json={"id": media_id, "metadata": {"alt_text": {"text": alt}}}
-        )
+        await self.request("POST", "/2/media/metadata", json={"id": media_id, "metadata": {"alt_text": {"text": alt}}})
 
     async def close(self) -> None:
         if self._pool is not None:
@@ -576,9 +608,7 @@ class Api(AsyncClient):  # type: ignore[misc]  # tweepy has no types
 async def _failure(response: aiohttp.ClientResponse, *, is_post: bool) -> DeliveryFailure | None:
     status = response.status
     if 200 <= status < 300:
-        if response.content_type == "application/json":
-            return None
-        return _in_doubt("Xの返事を読めません。", is_post=is_post)
+        return None if await _is_answer(response) else _in_doubt("Xの返事を読めません。", is_post=is_post)
     if status == 408 or status >= 500:
         return _in_doubt(f"Xの側で問題が起きています（{status}）。", is_post=is_post)
     if status == 429:
@@ -593,3 +623,40 @@ async def _failure(response: aiohttp.ClientResponse, *, is_post: bool) -> Delive
     if status < 400:
         return ChannelClosed(f"XのAPIの場所が変わったようです（{status}）。情報の担当へ伝えてください。")
     return PermanentFailure(f"Xが受け付けませんでした（{status}）：{detail}")
+
+
+async def _is_answer(response: aiohttp.ClientResponse) -> bool:
+    """JSON with `data`, or with `meta` alone where there is nothing to tell."""
+    try:
+        document = await response.json()
+    except (aiohttp.ContentTypeError, ValueError):
+        return False
+    return isinstance(document, dict) and ("data" in document or "meta" in document)
+
+
+def _in_doubt(sentence: str, *, is_post: bool) -> DeliveryFailure:
+    """Everything but a post can simply be asked again."""
+    return OutcomeUnknown(sentence) if is_post else TemporaryFailure(sentence)
+
+
+def _resets_at(headers: Mapping[str, str]) -> datetime | None:
+    """When X takes requests again: the day's limit when that is used up, else the quarter of an hour's."""
+    used_up = [limit for limit in DAY_LIMITS if headers.get(f"{limit}-remaining") == "0"]
+    reset = _number(headers.get(f"{used_up[0] if used_up else 'x-rate-limit'}-reset"))
+    return datetime.fromtimestamp(reset, UTC) if reset else None
+
+
+def _detail(body: str) -> str:
+    """X's own words for a refusal, short; a page of HTML says nothing."""
+    try:
+        document = json.loads(body)
+        return str(document.get("detail") or document.get("title") or "")[:200]
+    except (ValueError, AttributeError):
+        return ""
+
+
+def _id_of(answer: Mapping[str, Any], *, is_post: bool = False) -> str:
+    try:
+        return str(answer["data"]["id"])
+    except (KeyError, TypeError):
+        raise _in_doubt("Xの返事に番号がありません。", is_post=is_post) from None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from broadcaster import settings as configuration
 from broadcaster.settings import Settings
+from tests import servers
 from tests.makers import GOLDEN
 
 
@@ -36,3 +37,19 @@ def golden() -> Callable[[str, str | bytes], None]:
         assert path.read_bytes().decode() == data.decode()
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    with servers.postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Each test that asks for it runs on both databases."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'broadcaster.sqlite3'}"
+        return
+    with servers.a_database(request.getfixturevalue("postgres_server")) as url:
+        yield url

@@ -26,8 +26,8 @@ MEDIA = ("noticeboard", "carrier", "billboard")
 
 
 @pytest.fixture
-def house(settings: Settings, tmp_path: Path) -> Iterator[House]:
-    with a_house(settings, tmp_path) as house:
+def house(settings: Settings, tmp_path: Path, database_url: str) -> Iterator[House]:
+    with a_house(settings, tmp_path, url=database_url) as house:
         yield house
 
 

@@ -103,7 +103,8 @@ def test_every_category_has_its_feeds_and_the_gravest_are_written_first(board: R
 def test_it_is_a_board_that_needs_no_more_than_its_options(board: Rss, settings: Settings) -> None:
     assert isinstance(board, Board)
     assert board.missing() == []
-    assert Rss.built(a_kit(settings, options={"entries": 0})).missing() != []
+    for wrong in (0, "many"):
+        assert Rss.built(a_kit(settings, options={"entries": wrong})).missing() != []
 
 
 # Other people's readers

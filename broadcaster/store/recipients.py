@@ -113,7 +113,8 @@ def fan_out(connection: Connection, delivery: Delivery, now: datetime) -> int:
         literal(microseconds(now), BigInteger),
     )
     columns = ["delivery_id", "subscriber_id", "state", "attempts", "due_at"]
-    written = connection.execute(insert(recipients).from_select(columns, source)).rowcount
+    write = insert(recipients).from_select(columns, source).execution_options(preserve_rowcount=True)
+    written = connection.execute(write).rowcount
     last = connection.execute(
         select(func.max(recipients.c.subscriber_id)).where(recipients.c.delivery_id == delivery.id)
     ).scalar()
