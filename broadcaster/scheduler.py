@@ -42,6 +42,9 @@ TICK_S = 1.0
 AHEAD = timedelta(days=8)
 """How far ahead the runs of the rules are written into the table, for people to see."""
 
+HALF_A_DAY = timedelta(hours=12)
+"""A notice that staff wrote for about this time stands for the rule's run."""
+
 CLOCK = Actor(name="scheduler", via="rule")
 _PLANNED_UNTIL = "routine_planned_until"
 
@@ -149,7 +152,7 @@ class Scheduler:
     def _skip(self, plan: Plan, reason: str) -> bool:
         now = self.pipeline.clock.now()
         with self.pipeline.database.write() as connection:
-            if not plans.settle(connection, plan, at=now, skipped=reason):
+            if not plans.settle(connection, plan, at=now, skipped=f"{plan.reason}{reason}"):
                 return False
             if plan.message_id is not None:
                 kept = messages.by_id(connection, plan.message_id)
@@ -189,11 +192,11 @@ class Scheduler:
         if rule is None:
             return self._skip(plan, "この決まりは設定からなくなりました。")
         now = self.pipeline.clock.now()
-        if now > plan.due_at + rule.late:
+        if now > plan.due_at + timedelta(minutes=rule.late_minutes):
             return self._skip(plan, f"{when(plan.due_at)}に動いていなかったため、出しませんでした。")
         message = self._message_of(rule, plan)
         if message is None:
-            return self._skip(plan, "出す文が用意されていません。")
+            return self._leave_to_staff(rule, plan)
         planned: Sequence[Planned] = self.pipeline.plan(message)
         with self.pipeline.database.write() as connection:
             if not plans.settle(connection, plan, at=now, reason=plan.reason):
@@ -201,6 +204,16 @@ class Scheduler:
             self.pipeline.hand_in_planned(connection, message, CLOCK, planned)
         log.info("plan.done", key=plan.key, rule=rule.id)
         return True
+
+    def _leave_to_staff(self, rule: Rule, plan: Plan) -> bool:
+        """A rule without words of its own: staff write the notice each time. Without one the run says so."""
+        with self.pipeline.database.read() as connection:
+            written = messages.of_category(connection, rule.category, plan.due_at - HALF_A_DAY, plan.due_at + HALF_A_DAY)
+        if not written:
+            return self._skip(plan, "出す文が用意されていません。")
+        reason = f"{plan.reason}職員の原稿 {written[0].message.identifier} で出します。"
+        with self.pipeline.database.write() as connection:
+            return plans.settle(connection, plan, at=self.pipeline.clock.now(), reason=reason)
 
     def _message_of(self, rule: Rule, plan: Plan) -> Message | None:
         """The notice that this rule's prepared text makes for this day; None when it has none. Raises Refused."""
@@ -216,7 +229,7 @@ class Scheduler:
             "channels": list(rule.channels),
             "language": rule.language,
             "issued_at": now.isoformat(),
-            "expires_at": (at + rule.lasts).isoformat(),
+            "expires_at": (at + timedelta(hours=rule.lasts_hours)).isoformat(),
         }
         return manuscript.read(
             source, ward=self.settings.ward, media=self.settings.enabled, now=now

@@ -513,8 +513,9 @@ class _Signatures:
             and given.get("oauth_token") == REHEARSAL_KEYS["x_access_token"]
             and given.get("oauth_signature_method") == "HMAC-SHA1"
             and given.get("oauth_timestamp", "").isdecimal()
+            and hmac.compare_digest(signature.encode(), expected.encode())
         )
-        if not is_ours or not nonce or nonce in self.seen or not hmac.compare_digest(signature.encode(), expected.encode()):
+        if not is_ours or not nonce or nonce in self.seen:
             return False
         self.seen.append(nonce)
         return True

@@ -73,6 +73,21 @@ def newest(connection: Connection, limit: int = 50) -> Sequence[Kept]:
     return [_kept(row) for row in rows]
 
 
+def of_category(connection: Connection, category: str, since: datetime, until: datetime) -> Sequence[Kept]:
+    """What goes out, or went out, in this category between two instants."""
+    c = messages.c
+    rows = connection.execute(
+        select(messages)
+        .where(
+            c.category == category,
+            c.effective_at.between(since, until),
+            c.state.in_([State.SCHEDULED, State.ISSUED, State.UPDATED, State.EXPIRED]),
+        )
+        .order_by(c.effective_at)
+    )
+    return [_kept(row) for row in rows]
+
+
 def move(connection: Connection, kept: Kept, how: Move, **columns: object) -> Kept:
     """Make the move. Raises MoveNotAllowed, or ChangedMeanwhile when another was faster."""
     row = connection.execute(

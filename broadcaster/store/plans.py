@@ -59,6 +59,7 @@ def add(
             settled_at=at if skipped else None,
         )
         .on_conflict_do_nothing(index_elements=["key"])
+        .execution_options(preserve_rowcount=True)
     )
     return bool(connection.execute(statement).rowcount)
 

@@ -78,6 +78,7 @@ messages = Table(
     Column("approved_by", String(64)),
     Column("issued_as", BigInteger),  # its issue, once it has gone out
     Index("ix_messages_newest", "created_at"),
+    Index("ix_messages_category", "category", "effective_at"),
 )
 
 issues = Table(

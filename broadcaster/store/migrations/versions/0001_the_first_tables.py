@@ -75,6 +75,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("identifier", name=op.f("uq_messages_identifier")),
     )
     with op.batch_alter_table("messages", schema=None) as batch_op:
+        batch_op.create_index("ix_messages_category", ["category", "effective_at"], unique=False)
         batch_op.create_index("ix_messages_newest", ["created_at"], unique=False)
 
     op.create_table(
@@ -349,6 +350,7 @@ def downgrade() -> None:
     op.drop_table("meta")
     with op.batch_alter_table("messages", schema=None) as batch_op:
         batch_op.drop_index("ix_messages_newest")
+        batch_op.drop_index("ix_messages_category")
 
     op.drop_table("messages")
     op.drop_table("audit")
