@@ -56,7 +56,8 @@ _EMOJI = regex.compile(
 )
 
 _GRAPHEME = regex.compile(r"\X")
-_WHOLE = regex.compile(r"https?://[!-~]+|[0-9A-Za-z０-９]{2,40}", regex.IGNORECASE)
+_WHOLE = (regex.compile(r"https?://[!-~]+", regex.IGNORECASE), regex.compile(r"[0-9A-Za-z０-９]{2,40}"))
+"""Kept in one piece beside X's own links: any address, and a number or Latin word of common length."""
 _SENTENCE_END = regex.compile(r"[。．！？!?]+[」』）)]*|\.(?=\s)|\n")
 _PHRASE_END = regex.compile(r"[、，,;；・：\s]|[」』）)】]")
 _LEAST_KEPT = 0.6
@@ -159,7 +160,7 @@ def _top_level_domains() -> frozenset[str]:
 def breaks(text: str) -> list[int]:
     """Where the text may be cut, ascending, its end included: never inside a link, a number, a Latin word or what
     readers take for one letter."""
-    whole = [*links(text), *(match.span() for match in _WHOLE.finditer(text))]
+    whole = [*links(text), *(match.span() for pattern in _WHOLE for match in pattern.finditer(text))]
     inside = {at for begin, end in whole for at in range(begin + 1, end)}
     return [match.end() for match in _GRAPHEME.finditer(text) if match.end() not in inside]
 

@@ -66,7 +66,7 @@ LONGEST_LINK = 140
 """A link that X does not shorten (a host without a public domain) may take half a post and not more."""
 
 KEPT_FOR_EMERGENCIES = 0.2
-"""This share of a day's posts is not for routine: Kumamoto's alerts were refused in 2023 behind its own notices."""
+"""This share of a day's posts is not for routine: in 2023 X refused Kumamoto's evacuation orders after 50 in a day."""
 
 LATEST = 20
 EARLIER = timedelta(minutes=1)
@@ -167,7 +167,8 @@ class X:
         plain = text.removeprefix(_MARKED).removeprefix(words.phrase("drill", message.info.language))
         if plain.startswith(("【", "[")):
             return text
-        return text.removesuffix(plain) + words.phrase("tag_emergency", message.info.language) + plain
+        tag = words.phrase("tag_emergency", message.info.language)
+        return text.removesuffix(plain) + tag + ("" if tag.endswith("】") else " ") + plain
 
     # Deliver
 
@@ -200,7 +201,7 @@ class X:
             return  # the stand-in has one account for both places
         try:
             who = await self._me()
-        except TemporaryFailure:
+        except (TemporaryFailure, PermanentFailure):
             if self.mode is Mode.DRILL:
                 raise
             return  # an alert does not wait for a look at its own name
@@ -530,6 +531,9 @@ CLOSED = {
 }
 
 
+NO_ADDRESS = "XのAPIの場所（base_url）が正しくありません。練習では、練習の町が動いていないときにこうなります。"
+
+
 class Api(AsyncClient):  # type: ignore[misc]  # tweepy has no types
     """tweepy's client with a `request` of our own: any address, one pool, short waits, and our four failures."""
 
@@ -560,8 +564,6 @@ class Api(AsyncClient):  # type: ignore[misc]  # tweepy has no types
                 method, url, json=json, data=data, headers=headers, allow_redirects=False
             ) as response:
                 await response.read()
-        except aiohttp.InvalidURL as error:
-            raise ChannelClosed("XのAPIの場所（channels.toml の [x] の base_url）が正しくありません。") from error
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise TemporaryFailure("Xにつながりません。") from error
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -574,11 +576,20 @@ class Api(AsyncClient):  # type: ignore[misc]  # tweepy has no types
 
     def _signed(self, method: str, route: str, params: Mapping[str, str]) -> tuple[URL, dict[str, str]]:
         signer = Signer(self.consumer_key, self.consumer_secret, self.access_token, self.access_token_secret)
-        plain = str(URL(self._base_url + route).with_query(sorted(params.items())))
+        plain = str(self._address(route).with_query(sorted(params.items())))
         signed, headers, _ = signer.sign(plain, method, headers={"User-Agent": self.user_agent})
         address, mark, query = signed.partition("?")
         # The signature is made over an escaped `:`, which aiohttp would send as it is.
         return URL(address + mark + query.replace(":", "%3A"), encoded=True), headers
+
+    def _address(self, route: str) -> URL:
+        try:
+            address = URL(self._base_url + route)
+        except ValueError as error:
+            raise ChannelClosed(NO_ADDRESS) from error
+        if address.scheme not in ("http", "https") or not address.host or not address.port:
+            raise ChannelClosed(NO_ADDRESS)
+        return address
 
     def _open_pool(self) -> aiohttp.ClientSession:
         if self._pool is None:

@@ -30,9 +30,33 @@ def postgres() -> Iterator[str]:
         binaries = _postgres_binaries(folder)
         user = _unprivileged(folder)
         data = folder / "data"
-        initdb = [binaries / "initdb", "-D", data, "-A", "trust", "-U", "broadcaster", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
+        initdb = [
+            binaries / "initdb",
+            "-D",
+            data,
+            "-A",
+            "trust",
+            "-U",
+            "broadcaster",
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
+            "--no-sync",
+        ]
         subprocess.run([str(part) for part in initdb], check=True, capture_output=True, cwd=folder, **user)
-        arguments = [binaries / "postgres", "-D", data, "-k", folder, "-h", "", "-c", "fsync=off", "-c", "full_page_writes=off"]
+        arguments = [
+            binaries / "postgres",
+            "-D",
+            data,
+            "-k",
+            folder,
+            "-h",
+            "",
+            "-c",
+            "fsync=off",
+            "-c",
+            "full_page_writes=off",
+        ]
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen([str(part) for part in arguments], stdout=log, stderr=log, cwd=folder, **user)
         try:

@@ -33,9 +33,7 @@ def scheduler(house: House) -> Scheduler:
     """With the ward's own rules, sent by the channels of the house."""
     settings = replace(house.settings, enabled=MEDIA)
     made = Scheduler(house.pipeline, settings)
-    rules = tuple(
-        replace(rule, channels=MEDIA if not rule.by_hand else rule.channels) for rule in made.almanac.rules
-    )
+    rules = tuple(replace(rule, channels=MEDIA if not rule.by_hand else rule.channels) for rule in made.almanac.rules)
     made.almanac = replace(made.almanac, rules=rules)
     return made
 

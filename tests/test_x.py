@@ -242,6 +242,14 @@ def test_an_alert_longer_than_its_thread_says_what_is_left_out(settings: Setting
     assert payloads[1].content["text"].endswith(f"{ADDRESS}/emergency")
 
 
+@pytest.mark.parametrize("sentences", range(1, 24, 2))
+def test_no_sentence_of_a_long_alert_is_lost_or_said_twice(settings: Settings, sentences: int) -> None:
+    payloads = X.built(kit(settings)).compose(a_long_alert(settings, sentences=sentences))
+    said = "".join([*texts(payloads), *(remark for payload in payloads for remark in payload.omitted)])
+    assert [said.count(f"{n}番目の区域の人は") for n in range(10, sentences + 1)] == [1] * max(sentences - 9, 0)
+    assert all(f"{n}番目の区域の人は" in said for n in range(1, sentences + 1))
+
+
 def test_a_link_to_the_emergency_page_gives_way_to_the_words(settings: Settings) -> None:
     alert = an_alert(settings)
     alert = replace(alert, infos=(replace(alert.info, summary="【避難指示】" + "あ" * 118),))
@@ -444,6 +452,14 @@ async def test_without_keys_nothing_is_tried(settings: Settings) -> None:
     channel = X.built(replace(kit(settings), secret=lambda name: None))
     with pytest.raises(ChannelClosed, match="APIキーがありません"):
         await try_once(channel, an_alert(settings))
+
+
+@pytest.mark.parametrize("base_url", ["http://127.0.0.1:0", "nonsense", "http://[x", "ftp://127.0.0.1"])
+async def test_a_wrong_address_closes_the_channel(settings: Settings, base_url: str) -> None:
+    channel = X.built(replace(kit(settings, base_url=base_url), is_rehearsal=True))
+    with pytest.raises(ChannelClosed, match="base_url"):
+        await try_once(channel, an_alert(settings))
+    await channel.close()
 
 
 @asynccontextmanager
