@@ -118,9 +118,7 @@ def assemble(
         channels=channels,
         signals=signals,
     )
-    return App(
-        settings=settings, database=database, clock=clock, keyring=keyring, signals=signals, pipeline=pipeline
-    )
+    return App(settings=settings, database=database, clock=clock, keyring=keyring, signals=signals, pipeline=pipeline)
 
 
 def _enabled(settings: Settings, table: Mapping[str, type[Channel]]) -> list[str]:
@@ -139,9 +137,7 @@ def _channel_class(table: Mapping[str, type[Channel]], name: str) -> type[Channe
         ) from None
 
 
-def _options(
-    settings: Settings, name: str, mode: Mode, standins: Mapping[str, int] | None
-) -> Mapping[str, Any]:
+def _options(settings: Settings, name: str, mode: Mode, standins: Mapping[str, int] | None) -> Mapping[str, Any]:
     """The channel's table with that of its mode merged in. In rehearsal the stand-ins take the world's place."""
     shared = settings.channel_options.get(name, {})
     options = {key: value for key, value in shared.items() if key not in ("live", "drill")}

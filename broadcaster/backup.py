@@ -28,7 +28,9 @@ def save(database: Database, target: Path, at: datetime) -> None:
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except OSError as error:
         raise refuse(
-            str(target), ja=f"{target} に書けません（{error.strerror}）。", en=f"{target} cannot be written ({error.strerror})."
+            str(target),
+            ja=f"{target} に書けません（{error.strerror}）。",
+            en=f"{target} cannot be written ({error.strerror}).",
         ) from None
     with closing(sqlite3.connect(source)) as running, closing(sqlite3.connect(target)) as copy:
         running.backup(copy, pages=2_000, sleep=0.001)
@@ -44,10 +46,15 @@ def restore(url: str, source: Path) -> None:
         raise refuse(str(source), ja=f"{source} がありません。", en=f"There is no {source}.")
     _refuse_broken(source)
     if target.exists() and _is_in_use(target):
-        raise refuse(str(target), ja="動いている間は戻せません。先に止めてください。", en="Stop the service before restoring.")
+        raise refuse(
+            str(target), ja="動いている間は戻せません。先に止めてください。", en="Stop the service before restoring."
+        )
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = target.with_suffix(".restoring")
-    with closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as copy, closing(sqlite3.connect(partial)) as fresh:
+    with (
+        closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as copy,
+        closing(sqlite3.connect(partial)) as fresh,
+    ):
         copy.backup(fresh)
         fresh.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, '1')", (FROZEN,))
         fresh.commit()
@@ -65,7 +72,11 @@ def _refuse_broken(source: Path) -> None:
     except sqlite3.Error:
         sound = False
     if not sound:
-        raise refuse(str(source), ja=f"{source} は写しとして読めません。戻していません。", en=f"{source} is no sound copy; nothing was changed.")
+        raise refuse(
+            str(source),
+            ja=f"{source} は写しとして読めません。戻していません。",
+            en=f"{source} is no sound copy; nothing was changed.",
+        )
 
 
 def _is_in_use(target: Path) -> bool:

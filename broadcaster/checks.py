@@ -89,7 +89,9 @@ def _home(app: App) -> list[Finding]:
         )
     if home.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         findings.append(
-            Finding(where=str(home), ja="ほかの人も入れます。chmod 700 にしてください。", en="chmod 700 it.", is_wrong=True)
+            Finding(
+                where=str(home), ja="ほかの人も入れます。chmod 700 にしてください。", en="chmod 700 it.", is_wrong=True
+            )
         )
     return findings
 

@@ -23,7 +23,6 @@ from rich.table import Table
 from broadcaster import app as assembly
 from broadcaster import backup as backups
 from broadcaster import checks, lists, logs, manuscript, presets, reports, settings, yamlfile
-
 from broadcaster.clock import local
 from broadcaster.delivery import Counts, Lane, State
 from broadcaster.lifecycle import MoveNotAllowed
@@ -224,7 +223,9 @@ def preview(
         for name, message in _messages_in(parts, file, mode=mode, now=now, pictures=pictures, only=only):
             reach = parts.pipeline.reach(message)
             out.rule(f"{name} {message.info.headline}")
-            out.print(_in(f"メール {reach.mails}人・画面 {reach.screens}台", f"{reach.mails} mails, {reach.screens} screens"))
+            out.print(
+                _in(f"メール {reach.mails}人・画面 {reach.screens}台", f"{reach.mails} mails, {reach.screens} screens")
+            )
             for shown in parts.pipeline.preview(message):
                 if channel is None or shown.channel == channel:
                     _show(shown)
@@ -410,7 +411,9 @@ def update(
         change = Change.CORRECTION if correction else Change.UPDATE
         values = _values(set_ or [])
         if not (text or values or file):
-            raise refuse("--text", ja="--text か --set か --file で、何を変えるかを書いてください。", en="Say what changes.")
+            raise refuse(
+                "--text", ja="--text か --set か --file で、何を変えるかを書いてください。", en="Say what changes."
+            )
         _confirm(id, yes)
         renew = (lambda original: _renewed(parts, original, values, file)) if values or file else None
         kept = parts.pipeline.change(id, change, _actor(), renew=renew, line=text)
@@ -422,7 +425,9 @@ def _renewed(parts: assembly.App, original: Message, values: dict[str, str], fil
         found = _messages_in(parts, file, mode=original.mode, now=False, pictures=None, only=None)
         return found[0][1]
     if original.preset is None:
-        raise refuse("--set", ja="文案から出したものではないので、--file で直してください。", en="Not from a preset: use --file.")
+        raise refuse(
+            "--set", ja="文案から出したものではないので、--file で直してください。", en="Not from a preset: use --file."
+        )
     message = presets.compose_alert(
         parts.settings.presets[original.preset],
         ward=parts.settings.ward,
@@ -506,7 +511,11 @@ def _board(configured: Settings, report: dict[str, Any]) -> None:
             continue
         said = row["detail"] or row["evidence"]
         table.add_row(
-            row["channel"], row["part"], configured.words.page(_WORDS[State[row["state"].upper()]], _language), number, said
+            row["channel"],
+            row["part"],
+            configured.words.page(_WORDS[State[row["state"].upper()]], _language),
+            number,
+            said,
         )
     out.print(table)
     total = Counts(**report["counts"])
@@ -617,7 +626,13 @@ def token_create(
         with parts.database.write() as connection:
             shown = tokens.create(connection, name=name, role=role, mode=mode, now=parts.clock.now())
             audit_write(
-                connection, _actor(), "token.created", shown.split("_")[2], at=parts.clock.now(), mode=mode, role=role.value
+                connection,
+                _actor(),
+                "token.created",
+                shown.split("_")[2],
+                at=parts.clock.now(),
+                mode=mode,
+                role=role.value,
             )
         err.print(_in("この鍵は、もう一度は出せません。", "This is shown only once."))
         print(shown)
@@ -638,5 +653,3 @@ def token_revoke(id: Annotated[str, typer.Argument()]) -> None:
         if not tokens.revoke(connection, id, parts.clock.now()):
             raise refuse("id", ja=f"鍵「{id}」はありません。", en=f"There is no token {id!r}.")
         audit_write(connection, _actor(), "token.revoked", id, at=parts.clock.now())
-
-

@@ -85,7 +85,9 @@ def take_out(app: App, file: Path, *, is_drill: bool, actor: Actor) -> int:
         descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except OSError as error:
         raise refuse(
-            str(file), ja=f"{file} に書けません（{error.strerror}）。", en=f"{file} cannot be written ({error.strerror})."
+            str(file),
+            ja=f"{file} に書けません（{error.strerror}）。",
+            en=f"{file} cannot be written ({error.strerror}).",
         ) from None
     count = -1  # the heading
     with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as target, app.database.read() as connection:

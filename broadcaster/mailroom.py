@@ -214,7 +214,7 @@ class Mailroom:
                 soonest = 1.0
             self._hungry.clear()
             waits = [asyncio.create_task(self.wake.wait(soonest)), asyncio.create_task(self._hungry.wait())]
-            done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for task in pending:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)

@@ -17,7 +17,9 @@ def of(connection: Connection, identifier: str) -> dict[str, Any]:
     """The report as JSON values. Raises Refused for an unknown identifier."""
     kept = messages.get(connection, identifier)
     if kept is None:
-        raise refuse("id", ja=f"「{identifier}」というお知らせはありません。", en=f"There is no message {identifier!r}.")
+        raise refuse(
+            "id", ja=f"「{identifier}」というお知らせはありません。", en=f"There is no message {identifier!r}."
+        )
     issue = issues.get(connection, identifier)
     rows = [_row(connection, delivery) for delivery in deliveries.of_issue(connection, issue.id)] if issue else []
     mailings = [Counts(**row["counts"]) for row in rows if row["kind"] == MAILING]

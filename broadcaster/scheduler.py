@@ -208,7 +208,9 @@ class Scheduler:
     def _leave_to_staff(self, rule: Rule, plan: Plan) -> bool:
         """A rule without words of its own: staff write the notice each time. Without one the run says so."""
         with self.pipeline.database.read() as connection:
-            written = messages.of_category(connection, rule.category, plan.due_at - HALF_A_DAY, plan.due_at + HALF_A_DAY)
+            written = messages.of_category(
+                connection, rule.category, plan.due_at - HALF_A_DAY, plan.due_at + HALF_A_DAY
+            )
         if not written:
             return self._skip(plan, "出す文が用意されていません。")
         reason = f"{plan.reason}職員の原稿 {written[0].message.identifier} で出します。"
@@ -231,6 +233,4 @@ class Scheduler:
             "issued_at": now.isoformat(),
             "expires_at": (at + timedelta(hours=rule.lasts_hours)).isoformat(),
         }
-        return manuscript.read(
-            source, ward=self.settings.ward, media=self.settings.enabled, now=now
-        )
+        return manuscript.read(source, ward=self.settings.ward, media=self.settings.enabled, now=now)

@@ -57,7 +57,7 @@ async def _supervise(configured: Settings, roles: list[tuple[str, list[str]]], u
 
 async def _announce(configured: Settings, url: str, out: Console) -> None:
     """The last line of the start: where it is and how to sign in, once it really answers."""
-    while not await asyncio.to_thread(_is_ready, url):
+    while not await asyncio.to_thread(_is_ready, url):  # noqa: ASYNC110 - another process has no event to wait for
         await asyncio.sleep(0.1)
     if not configured.is_rehearsal:
         out.print(f"動いています：{url}/")
@@ -65,7 +65,8 @@ async def _announce(configured: Settings, url: str, out: Console) -> None:
     from broadcaster.rehearsal import seed
 
     out.print(
-        f"練習の町：{url}/rehearsal （サインイン：API の鍵は {seed.token_file(configured.home)} にあります）", soft_wrap=True
+        f"練習の町：{url}/rehearsal （サインイン：API の鍵は {seed.token_file(configured.home)} にあります）",
+        soft_wrap=True,
     )
 
 
@@ -156,12 +157,14 @@ async def _cancelled_by_signal(work: Awaitable[None]) -> None:
 
 def _refuse_root_in_live(configured: Settings) -> None:
     if not configured.is_rehearsal and os.geteuid() == 0:
-        raise refuse("process", ja="本番は root で動かせません。専用の利用者で動かしてください。", en="Live refuses to run as root.")
+        raise refuse(
+            "process",
+            ja="本番は root で動かせません。専用の利用者で動かしてください。",
+            en="Live refuses to run as root.",
+        )
     if not configured.is_rehearsal and not configured.ward.base_url.startswith("https://"):
         raise refuse(
             "base_url",
             ja="本番の base_url は https:// で始めてください（config/ward.toml）。",
             en="In live, base_url must begin with https:// (config/ward.toml).",
         )
-
-

@@ -24,7 +24,7 @@ _INVISIBLE = {"\u200b", "\u2060", "\ufeff"}  # U+200D stays: emoji and kanji var
 # Letters that some phones and screens cannot show (the NEC and IBM extensions of code page 932), and what to write.
 REPLACEMENTS = {
     **{chr(0x2460 + n): f"({n + 1})" for n in range(20)},
-    **dict(zip("ⅠⅡⅢⅣⅤⅥⅦⅧⅨⅩ", "1 2 3 4 5 6 7 8 9 10".split(), strict=True)),
+    **dict(zip("ⅠⅡⅢⅣⅤⅥⅦⅧⅨⅩ", map(str, range(1, 11)), strict=True)),
     "㈱": "(株)",
     "㈲": "(有)",
     "№": "No.",

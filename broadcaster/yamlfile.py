@@ -41,7 +41,9 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
+                    )
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -58,7 +60,9 @@ def read(path: Path) -> Any:
             en=f"{path} cannot be read ({error.strerror}).",
         ) from None
     if len(data) > LARGEST:
-        raise refuse(str(path), ja=f"{path} は大きすぎます。1 MB までにしてください。", en=f"{path} is larger than 1 MiB.")
+        raise refuse(
+            str(path), ja=f"{path} は大きすぎます。1 MB までにしてください。", en=f"{path} is larger than 1 MiB."
+        )
     return parse(data, str(path))
 
 

@@ -65,7 +65,7 @@ def test_the_table_of_moves_leads_from_draft_to_every_state() -> None:
         edge = {to for (state, _), to in MOVES.items() if state in edge} - reached
         reached |= edge
     assert reached == set(State)
-    assert ENDS == {State.REJECTED, State.WITHDRAWN, State.SKIPPED, State.UPDATED, State.CANCELLED, State.EXPIRED}
+    assert {State.REJECTED, State.WITHDRAWN, State.SKIPPED, State.UPDATED, State.CANCELLED, State.EXPIRED} == ENDS
 
 
 @pytest.mark.parametrize(("state", "move"), [(s, m) for s in State for m in Move if (s, m) not in MOVES])

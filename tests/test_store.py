@@ -242,7 +242,7 @@ def test_the_record_is_chained_and_a_fault_is_named(database: Database) -> None:
             audit.write(connection, STAFF, "message.issued", f"m{number}", at=NOW, words="文")
     with database.read() as connection:
         assert audit.first_fault(connection) is None
-    with pytest.raises(Exception, match="only added to|never changes"), database.write() as connection:
+    with pytest.raises(Exception, match=r"only added to|never changes"), database.write() as connection:
         connection.exec_driver_sql("UPDATE audit SET actor = 'nobody' WHERE seq = 7")
     with database.write() as connection:
         drop = "DROP TRIGGER audit_no_update" if database.is_sqlite else "DROP TRIGGER audit_is_only_added_to ON audit"

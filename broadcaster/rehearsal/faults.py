@@ -84,7 +84,7 @@ class Faults:
         if read_at != self._read_at:
             documents = json.loads(self._path.read_text(encoding="utf-8"))
             self._faults = {name: _fault(document) for name, document in documents.items()}
-            self._met = {name: 0 for name in self._faults}
+            self._met = dict.fromkeys(self._faults, 0)
             self._read_at = read_at
         return self._faults
 

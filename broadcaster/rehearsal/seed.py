@@ -34,9 +34,7 @@ def settle_in(app: App, out: Console) -> None:
         )
     with app.database.write() as connection:
         subscribers.put(connection, _drill_readers(app), is_drill=True)
-        shown = tokens.create(
-            connection, name="rehearsal", role=tokens.Role.ADMIN, mode=Mode.LIVE, now=app.clock.now()
-        )
+        shown = tokens.create(connection, name="rehearsal", role=tokens.Role.ADMIN, mode=Mode.LIVE, now=app.clock.now())
         drill = tokens.create(
             connection, name="rehearsal drill", role=tokens.Role.ADMIN, mode=Mode.DRILL, now=app.clock.now()
         )

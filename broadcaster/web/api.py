@@ -186,9 +186,7 @@ def routes(app: App) -> APIRouter:
         renew = (lambda original: _refilled(app, original, wanted.slots)) if wanted.slots else None
 
         def act(also: Also | None) -> Kept:
-            return pipeline.change(
-                identifier, wanted.change, _actor(token), renew=renew, line=wanted.text, also=also
-            )
+            return pipeline.change(identifier, wanted.change, _actor(token), renew=renew, line=wanted.text, also=also)
 
         return await _once(app, token, idempotency_key, await _body(request), act)
 
@@ -202,7 +200,9 @@ def routes(app: App) -> APIRouter:
         """Issue a prepared emergency text at once (in a live installation: propose it)."""
         preset = settings.presets.get(wanted.preset.upper())
         if preset is None:
-            raise refuse("preset", ja=f"文案「{wanted.preset}」はありません。", en=f"There is no preset {wanted.preset!r}.")
+            raise refuse(
+                "preset", ja=f"文案「{wanted.preset}」はありません。", en=f"There is no preset {wanted.preset!r}."
+            )
 
         def act(also: Also | None) -> Kept:
             message = presets.compose_alert(
@@ -341,9 +341,25 @@ def answer_to(error: Exception) -> JSONResponse:
     elif isinstance(error, NotAllowed):
         status, problems = error.status, [{"where": "request", "ja": error.ja, "en": error.en}]
     elif isinstance(error, KeyUsedForAnother):
-        status, problems = 409, [_problem("Idempotency-Key", "この鍵は別の内容に使われています。", "This key was used for another request.")]
+        status, problems = (
+            409,
+            [
+                _problem(
+                    "Idempotency-Key", "この鍵は別の内容に使われています。", "This key was used for another request."
+                )
+            ],
+        )
     elif isinstance(error, ChangedMeanwhile | MoveNotAllowed):
-        status, problems = 409, [_problem("id", "ほかの人が先に変えたか、いまの状態ではできません。", "Changed by somebody else, or not possible now.")]
+        status, problems = (
+            409,
+            [
+                _problem(
+                    "id",
+                    "ほかの人が先に変えたか、いまの状態ではできません。",
+                    "Changed by somebody else, or not possible now.",
+                )
+            ],
+        )
     else:
         status, problems = 500, [_problem("server", "区の側で問題が起きました。", "Something failed on our side.")]
     return JSONResponse({"problems": problems}, status_code=status)

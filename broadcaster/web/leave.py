@@ -52,9 +52,7 @@ def routes(app: App) -> APIRouter:
                 return page("unknown", 404)
             subscriber, category = found
             if subscribers.leave(connection, subscriber, app.settings.ward.topic_bit(category)):
-                audit.write(
-                    connection, READER, "subscriber.left", category, at=app.clock.now(), subscriber=subscriber
-                )
+                audit.write(connection, READER, "subscriber.left", category, at=app.clock.now(), subscriber=subscriber)
         return page("left", category=app.settings.ward.category_by_id(category).name)
 
     return router

@@ -103,7 +103,10 @@ async def _not_understood(_: Request, error: Exception) -> Response:
 
 async def _plain(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    words = {404: ("そのページはありません。", "No such page."), 405: ("その使い方はできません。", "Not possible here.")}
+    words = {
+        404: ("そのページはありません。", "No such page."),
+        405: ("その使い方はできません。", "Not possible here."),
+    }
     ja, en = words.get(error.status_code, ("できません。", "Not possible."))
     problems = [{"where": "request", "ja": ja, "en": en}]
     return JSONResponse({"problems": problems}, status_code=error.status_code, headers=error.headers)
@@ -111,7 +114,9 @@ async def _plain(_: Request, error: Exception) -> Response:
 
 async def _unavailable(_: Request, error: Exception) -> Response:
     log.error("store.unavailable", why=type(error).__name__)
-    problems = [{"where": "database", "ja": "ただいまデータベースを使えません。", "en": "The database does not answer."}]
+    problems = [
+        {"where": "database", "ja": "ただいまデータベースを使えません。", "en": "The database does not answer."}
+    ]
     return JSONResponse({"problems": problems}, status_code=503, headers={"retry-after": "5"})
 
 

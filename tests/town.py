@@ -1,0 +1,124 @@
+"""The rehearsal town for real: the shipped configuration, processes of their own, killed where a test says so."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from broadcaster import app as assembly
+from broadcaster import reports
+from broadcaster import settings as configuration
+from broadcaster.app import App
+from broadcaster.delivery import Counts
+from broadcaster.rehearsal import smtp, town
+from broadcaster.store import subscribers
+from broadcaster.store.audit import Actor
+from tests.makers import NOW
+
+STAFF = Actor(name="staff", via="cli")
+
+
+@dataclass(kw_only=True)
+class Town:
+    home: Path
+    environment: dict[str, str]
+    app: App
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, role: str, *arguments: str) -> subprocess.Popen[bytes]:
+        log = (self.home / f"{role}.log").open("ab")
+        with log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "broadcaster", *(arguments or (role,))],
+                env={**os.environ, **self.environment},
+                stdout=log,
+                stderr=log,
+            )
+        self.processes[role] = process
+        return process
+
+    def kill(self, role: str) -> None:
+        process = self.processes.pop(role)
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(10)
+
+    def readers(self, number: int) -> None:
+        rows = [
+            {
+                "email": f"reader-{n}@mail-{n % 7}.example",
+                "domain": f"mail-{n % 7}.example",
+                "language": "ja",
+                "format": "text",
+                "topics": 63,
+                "districts": self.app.settings.ward.all_district_bits,
+                "frequency": "at_once",
+                "registered_at": NOW,
+                "method": "form",
+                "state": "active",
+            }
+            for n in range(number)
+        ]
+        with self.app.database.write() as connection:
+            for batch in subscribers.batches(rows):
+                subscribers.put(connection, batch)
+
+    def received(self) -> Counter[str]:
+        """How often each Message-ID arrived."""
+        return Counter(mail.message_id for mail in smtp.received(town.mail_folder(self.home)))
+
+    def arrived(self) -> int:
+        folder = town.mail_folder(self.home) / "new"
+        return len(os.listdir(folder)) if folder.is_dir() else 0
+
+    def report(self, identifier: str) -> dict[str, object]:
+        with self.app.database.read() as connection:
+            return reports.of(connection, identifier)
+
+    def counts(self, identifier: str) -> Counts:
+        return Counts(**self.report(identifier)["counts"])  # type: ignore[arg-type]
+
+    def is_settled(self, identifier: str) -> bool:
+        rows = self.report(identifier)["deliveries"]
+        return all(row["state"] not in ("queued", "in_flight") for row in rows)  # type: ignore[union-attr]
+
+    async def until(self, condition: object, seconds: float = 60) -> None:
+        async with asyncio.timeout(seconds):
+            while not condition():  # type: ignore[operator]
+                await asyncio.sleep(0.02)
+
+    async def until_settled(self, *identifiers: str, seconds: float = 60) -> None:
+        await self.until(lambda: all(self.is_settled(identifier) for identifier in identifiers), seconds)
+
+
+@contextmanager
+def a_town(folder: Path, *, url: str | None = None, **environment: str) -> Iterator[Town]:
+    home = folder / "home"
+    named = {"BROADCASTER_HOME": str(home), "BROADCASTER_LOG": "WARNING", **environment}
+    if url is not None:
+        named["BROADCASTER_DATABASE_URL"] = url
+    app = assembly.assemble(configuration.load(named), standins={"email": 1, "x": 1})
+    app.database.upgrade()
+    here = Town(home=home, environment=named, app=app)
+    try:
+        yield here
+    finally:
+        here.stop()
+        asyncio.run(app.close())
