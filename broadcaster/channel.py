@@ -126,6 +126,7 @@ class Kit:
     picture: Callable[[str], bytes]  # the stored bytes of an image by its digest
     leave_link: Callable[[Letter], str]  # the address at which this reader leaves this category
     publish: Callable[[Page], None]  # put a board's page where the public reads it, atomically
+    read_aloud: Callable[[str, str], str]  # a text and its language, as a voice should be given it
 
     def address(self, path: str) -> str:
         """The public address of a page. Drills have a place of their own below `/drill/`."""

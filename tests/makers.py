@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from broadcaster import manuscript, presets
+from broadcaster import manuscript, presets, speech
 from broadcaster.channel import Kit
 from broadcaster.clock import FrozenClock
 from broadcaster.message import Image, Info, Message, Mode
@@ -106,5 +106,6 @@ def a_kit(settings: Settings, *, mode: Mode = Mode.LIVE, **changes: Any) -> Kit:
         picture=lambda digest: b"",
         leave_link=lambda letter: "https://www.example.jp/u/x",
         publish=lambda page: None,
+        read_aloud=speech.load(settings.config).read_aloud,
     )
     return replace(kit, **changes)
