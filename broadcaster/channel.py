@@ -100,11 +100,16 @@ class Letter:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one letter. `stage` is where it was said: connect, RCPT, DATA."""
+    """What became of one letter. `stage` is where it was said: MAIL, RCPT, DATA. With neither a receipt nor a failure it
+    did not leave: it may go again at once, and that was no attempt."""
 
     receipt: Receipt | None = None
     failure: DeliveryFailure | None = None
     stage: str = ""
+
+    @property
+    def was_tried(self) -> bool:
+        return self.receipt is not None or self.failure is not None
 
 
 @dataclass(frozen=True, kw_only=True)

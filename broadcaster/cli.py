@@ -428,7 +428,7 @@ def _renewed(parts: assembly.App, original: Message, values: dict[str, str], fil
         raise refuse(
             "--set", ja="文案から出したものではないので、--file で直してください。", en="Not from a preset: use --file."
         )
-    message = presets.compose_alert(
+    return presets.compose_alert(
         parts.settings.presets[original.preset],
         ward=parts.settings.ward,
         now=parts.clock.now(),
@@ -437,7 +437,6 @@ def _renewed(parts: assembly.App, original: Message, values: dict[str, str], fil
         values={**original.slots, **values},
         use_examples=False,
     )
-    return message
 
 
 @cli.command()

@@ -67,7 +67,7 @@ class KeyRing:
 
     @property
     def newest(self) -> str:
-        return next(reversed(self.keys))
+        return list(self.keys)[-1]
 
     def mint_leave(self, subscriber: int, epoch: int, topic: int) -> str:
         """The token by which this reader leaves this topic."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from broadcaster import readers
 from broadcaster.app import App
 from broadcaster.problems import refuse
-from broadcaster.readers import Encoding, Reader, RowRefused
+from broadcaster.readers import ENCODINGS, Reader, RowRefused
 from broadcaster.store import audit, subscribers
 from broadcaster.store.audit import Actor
 from broadcaster.store.subscribers import Subscriber
@@ -27,7 +27,7 @@ def bring_in(
     app: App, file: Path, *, encoding: str, is_drill: bool, actor: Actor, progress: Progress
 ) -> tuple[int, list[RowRefused]]:
     """How many readers were written, and the rows that were refused. Raises Refused for a file that is no such list."""
-    if encoding not in get_args(Encoding):
+    if encoding not in ENCODINGS:
         raise refuse("--encoding", ja="utf-8 か cp932 です。", en="--encoding is utf-8 or cp932.")
     refused = [row for row in _rows(app, file, encoding, progress, "reading") if isinstance(row, RowRefused)]
     accepted = (_columns(row) for row in _rows(app, file, encoding, progress, "writing") if isinstance(row, Reader))
@@ -48,7 +48,7 @@ def bring_in(
     return written, refused
 
 
-def _rows(app: App, file: Path, encoding: Any, progress: Progress, step: str) -> Iterator[Reader | RowRefused]:
+def _rows(app: App, file: Path, encoding: str, progress: Progress, step: str) -> Iterator[Reader | RowRefused]:
     try:
         stream = file.open("rb")
     except OSError as error:

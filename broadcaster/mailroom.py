@@ -53,6 +53,9 @@ BATCH_S = 0.025
 UNRECORDED = 200
 """The most letters that have gone out and are not in the ledger yet."""
 
+WAITING_S = 0.05
+"""A line that may carry nothing of what is in hand looks again after so long."""
+
 SILENT_S = 1.0
 """A line that has said nothing for so long gets a stand-in, so that a hanging domain takes no capacity from others."""
 
@@ -186,6 +189,7 @@ class Mailroom:
         self._retries: dict[int, int] = {}
         self._ready = asyncio.Event()
         self._to_record = asyncio.Event()
+        self._full_batch = asyncio.Event()
         self._hungry = asyncio.Event()
         self._lines: set[asyncio.Task[None]] = set()
         self._rest = Breaker(patience=1, first_rest=timedelta(seconds=1), longest_rest=timedelta(seconds=15))
@@ -322,6 +326,7 @@ class Mailroom:
     async def _line(self) -> None:
         line: Line | None = None
         try:
+            line = await self._warm()
             while len(self._lines) <= self.channel.lines + self._silent():
                 await self._ready.wait()
                 if self._rest.is_open(self.clock.now()):
@@ -341,6 +346,12 @@ class Mailroom:
             if line is not None:
                 await line.close()
 
+    async def _warm(self) -> Line | None:
+        """Connected before there is anything to carry: an emergency does not wait for a handshake."""
+        with contextlib.suppress(DeliveryFailure):  # the first letter will say what is wrong
+            return await self.channel.open()
+        return None
+
     async def _lost(self, line: Line | None, failure: DeliveryFailure) -> None:
         log.warning("line.lost", channel=self.channel.name, mode=self.channel.mode, why=str(failure))
         if line is None:  # the relay itself does not take us
@@ -353,8 +364,10 @@ class Mailroom:
         """Wait for more; False when it has been quiet for so long that the line should be renewed."""
         self._ready.clear()
         if self._has_work():
-            self._ready.set()
-            await asyncio.sleep(0.01)  # what is in hand must wait: a resting domain, a full relay, a busy record
+            # What is in hand must wait: for the record, which says when it is done, for a resting domain, a full relay.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WAITING_S):
+                    await self._ready.wait()
             return True
         try:
             async with asyncio.timeout(IDLE_S):
@@ -368,9 +381,7 @@ class Mailroom:
 
     async def _renewed(self, line: Line) -> Line | None:
         await line.close()
-        with contextlib.suppress(DeliveryFailure):  # the next letter will say what is wrong
-            return await self.channel.open()
-        return None
+        return await self._warm()
 
     def _take(self) -> Letter | None:
         """The most urgent letter that may go now; None when there is none, or when the record is behind."""
@@ -395,7 +406,10 @@ class Mailroom:
         now = self.clock.now()
         domain = self._domains[letter.domain]
         domain.in_flight -= 1
-        if outcome.failure is None:
+        if not outcome.was_tried:
+            self._trays[lane].put_back(letter)
+            self._ready.set()
+        elif outcome.failure is None:
             self._went_well(domain, now)
             said = outcome.receipt.evidence if outcome.receipt else ""
             self._mark(letter, State.DELIVERED, said, now)
@@ -444,16 +458,20 @@ class Mailroom:
             )
         )
         self._to_record.set()
+        if len(self._marks) >= BATCH:
+            self._full_batch.set()
 
     async def _records(self) -> None:
         while True:
             await self._to_record.wait()
-            if len(self._marks) < BATCH:
-                await asyncio.sleep(BATCH_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BATCH_S):
+                    await self._full_batch.wait()
             await self._record()
 
     async def _record(self) -> None:
         self._to_record.clear()
+        self._full_batch.clear()
         batch, self._marks = self._marks, []
         if not batch:
             return

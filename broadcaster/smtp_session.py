@@ -32,7 +32,6 @@ from broadcaster.channel import (
 )
 
 NOT_TRIED = Outcome()
-"""It did not leave: it may go again at once, by another line, and it does not count as an attempt."""
 
 MOST_REPLY = 16_384
 """Bytes of one reply; more is no mail server."""

@@ -50,7 +50,7 @@ from broadcaster.channel import (
 )
 from broadcaster.clock import parse_instant
 from broadcaster.dkim import KeyNotUsable, Signer
-from broadcaster.message import LANGUAGES, Info, Message, Mode, lang_attribute
+from broadcaster.message import LANGUAGES, Info, Message, Mode
 from broadcaster.mime import LEAVE, Fields, Template, Text
 from broadcaster.smtp_session import Mail, Session
 
@@ -134,13 +134,17 @@ class Email:
         if relay.tls not in TLS:
             sentences.append(f"{table} の tls は {'・'.join(TLS)} のどれかにしてください。")
         if relay.tls == "none" and not _is_this_machine(relay.host):
-            sentences.append(f"{table} の tls = \"none\" は、この機械の中の中継にだけ使えます。starttls にしてください。")
+            sentences.append(f'{table} の tls = "none" は、この機械の中の中継にだけ使えます。starttls にしてください。')
         if relay.sender and not _is_address(relay.sender):
             sentences.append(f"{table} の from はメールアドレスではありません。")
         if relay.user and not self.kit.secret("smtp_password"):
-            sentences.append(f"中継のパスワードがありません。{self._secret_name('smtp_password')} のファイルを置いてください。")
+            sentences.append(
+                f"中継のパスワードがありません。{self._secret_name('smtp_password')} のファイルを置いてください。"
+            )
         if _longest_leave_link(self.kit) > _LONGEST_LINK:
-            sentences.append(f"配信停止のリンクが{_LONGEST_LINK}文字を超えます。ward.toml の base_url を短くしてください。")
+            sentences.append(
+                f"配信停止のリンクが{_LONGEST_LINK}文字を超えます。ward.toml の base_url を短くしてください。"
+            )
         if (problem := _signer(self.kit, relay)[1]) is not None:
             sentences.append(problem)
         return sentences
@@ -384,6 +388,3 @@ def _domain(address: str) -> str:
 
 def _number(value: object, default: int) -> int:
     return value if isinstance(value, int) and value > 0 else default
-
-
-__all__ = ["Email", "Line", "lang_attribute"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from broadcaster.channel import ChannelClosed, Outcome, PermanentFailure, TemporaryFailure
+from broadcaster.channel import ChannelClosed, Outcome, PermanentFailure, Receipt, TemporaryFailure
 from broadcaster.delivery import State
 from broadcaster.lifecycle import State as Life
 from broadcaster.message import Change, Message, Mode
@@ -74,7 +74,7 @@ async def test_a_district_reaches_its_readers_and_those_of_the_whole_ward_only(h
 async def test_the_ledger_says_what_the_mail_server_answered(house: House) -> None:
     house.readers(5)
     house.carrier.outcome = lambda letter: (
-        refused("550 user unknown") if letter.address.startswith("reader-3") else Outcome()
+        refused("550 user unknown") if letter.address.startswith("reader-3") else Outcome(receipt=Receipt(evidence="250 ok"))
     )
     kept = house.issues(notice(house))
     await house.sends(kept.message.identifier)

@@ -24,11 +24,11 @@ from broadcaster.message import Mode
 from broadcaster.rehearsal import smtp, town
 from broadcaster.rehearsal.faults import Fault, Kind
 from broadcaster.rehearsal.received import masked
-from broadcaster.store import audit
+from broadcaster.store import audit, subscribers
 from broadcaster.web import street
 from tests.makers import NOW, a_sample, an_alert
 from tests.test_page import Document
-from tests.test_web import Site, a_site
+from tests.test_web import Site, _reader, a_site
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
 HERE = {"Origin": "http://127.0.0.1:8000"}
@@ -174,6 +174,20 @@ async def test_mails_are_chosen_by_language(tmp_path: Path) -> None:
         assert 'lang="en">Leave now.' in shown
         assert "このことばのメールはまだ届いていません" in (await site.get("/rehearsal?told=ko")).text
         assert (await site.get("/rehearsal?told=xx")).text == (await site.get("/rehearsal")).text
+
+
+async def test_easy_japanese_is_told_from_japanese_by_what_the_reader_chose(tmp_path: Path) -> None:
+    async with a_street(tmp_path) as site:
+        chosen = {"email": "a@docomo.example", "domain": "docomo.example", "language": "easy-ja"}
+        with site.app.database.write() as connection:
+            subscribers.put(connection, [_reader("b@docomo.example"), {**_reader(""), **chosen}])
+        await mails_arrive(site, a_mail(subject="逃げて ください", id="x.2"), a_mail(id="x.1"))
+        easy = card((await site.get("/rehearsal?told=easy-ja")).text, "email")
+        assert "逃げて ください" in easy
+        assert "避難指示" not in easy
+        plain = card((await site.get("/rehearsal?told=ja")).text, "email")
+        assert "避難指示" in plain
+        assert "逃げて ください" not in plain
 
 
 async def test_the_pictures_of_a_post_are_shown_with_their_words(tmp_path: Path) -> None:

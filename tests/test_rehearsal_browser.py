@@ -156,6 +156,9 @@ async def test_the_street_fits_a_desk_and_a_phone(tmp_path: Path, name: str, siz
         for path in PAGES:
             page = await visit(context, site.url + path)
             file = path.strip("/").translate(str.maketrans("/?=&", "----"))
+            for frame in await page.locator("iframe:visible, img:visible").all():
+                await frame.scroll_into_view_if_needed()  # what is loaded late is loaded now
+            await page.wait_for_load_state("networkidle")
             await page.screenshot(path=ARTIFACTS / f"{file}-{name}.png", full_page=True)
             across = await page.evaluate("document.documentElement.scrollWidth")
             assert across <= size["width"], f"{path} is {across} wide"
@@ -170,7 +173,7 @@ async def test_nothing_is_asked_of_another_host_and_no_rule_of_the_policy_is_bro
         context = await browser.new_context(viewport=WIDE)
         asked, complaints = [], []
         context.on("request", lambda request: asked.append(request.url))
-        context.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        context.on("console", lambda message: complaints.append((message.location["url"], message.text)))
         page = await visit(context, site.url + "/rehearsal")
         assert [url for url in asked if not url.startswith(site.url)] == []
         await page.locator("#email summary").click()
@@ -178,8 +181,10 @@ async def test_nothing_is_asked_of_another_host_and_no_rule_of_the_policy_is_bro
         await page.wait_for_load_state("networkidle")
         letter = next(frame for frame in page.frames if ".html" in frame.url)
         assert await letter.title() != "ran", "a script in a mail does not run"
-        told = [text for text in complaints if "script" not in text and "favicon" not in text]
-        assert told == []
+        of_the_page = [
+            (url, text) for url, text in complaints if url != letter.url and not url.endswith("/favicon.ico")
+        ]
+        assert of_the_page == [], "the page itself breaks no rule of its policy"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -157,7 +157,18 @@ async def test_languages_are_asked_for_by_name(tmp_path: Path) -> None:
         assert strange.text == (await site.get("/dial/current.txt")).text
 
 
-@pytest.mark.parametrize("path", ["/signage/../../etc/passwd", "/signage/%00.json", "/signage/" + "x" * 10_000, "/signage/Ｓ０１.json", "/media/../keyring", "/media/" + "0" * 64 + ".jpg", "/nothing"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/signage/../../etc/passwd",
+        "/signage/%00.json",
+        "/signage/" + "x" * 10_000,
+        "/signage/Ｓ０１.json",
+        "/media/../keyring",
+        "/media/" + "0" * 64 + ".jpg",
+        "/nothing",
+    ],
+)
 async def test_what_is_not_there_is_not_there(tmp_path: Path, path: str) -> None:
     async with a_site(tmp_path) as site:
         answer = await site.get(path)

@@ -33,6 +33,7 @@ LOOKED_THROUGH = 1000
 """Of the latest mails. An alert to a hundred thousand readers must not make the page slow."""
 
 _MAIL_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,120}", re.ASCII)
+_SUBSCRIBER = re.compile(r"\.([0-9a-f]{1,12})@", re.ASCII)
 _PICTURE = re.compile(r"[0-9a-f]{64}\.(?:jpg|png|webp|gif)", re.ASCII)
 
 
@@ -50,13 +51,13 @@ class Town:
 
     # Mails
 
-    def mails(self, language: str = "") -> list[Mail]:
-        """Newest first, in one language or in all. Raises Unreadable."""
+    def mails(self) -> list[Mail]:
+        """Newest first. Raises Unreadable."""
         line = self.cleared_at
         found = []
         for kept in smtp.latest(town.mail_folder(self.home), LOOKED_THROUGH):
             mail = Mail(kept=kept)
-            if self._is_here(mail) and not (language and mail.language != language):
+            if self._is_here(mail):
                 if line is not None and mail.received_at <= line:
                     break
                 found.append(mail)
@@ -194,6 +195,12 @@ class Mail:
         """One of ours: whatever else a header says, it is not a language to mark words with."""
         said = str(self._head["Content-Language"] or "").strip()
         return said if said in LANGUAGES else LANGUAGES[0]
+
+    @property
+    def subscriber(self) -> int | None:
+        """The reader's number, which our own Message-IDs end in."""
+        found = _SUBSCRIBER.search(self.kept.message_id)
+        return int(found[1], 16) if found else None
 
     @cached_property
     def received_at(self) -> datetime:

@@ -36,7 +36,7 @@ from broadcaster.rehearsal.received import Mail, Post, Town, Unreadable
 from broadcaster.rehearsal.town import faults_of, folder_of
 from broadcaster.render import day, renderer
 from broadcaster.resources import packaged
-from broadcaster.store import audit, issues
+from broadcaster.store import audit, issues, subscribers
 from broadcaster.store.audit import Actor
 from broadcaster.web import street
 from broadcaster.web.street import Sent
@@ -355,9 +355,10 @@ class View:
 
     def _mails(self, asked: Asked, _: Sequence[Sent]) -> Card:
         town = self.town(asked)
-        mails = town.mails(asked.told)
+        everybodys = town.mails()
+        mails = self._in_language(everybodys, asked.told) if asked.told else everybodys
         if not mails:
-            return Card(medium="email", trouble="empty.email_language" if asked.told and town.mails() else "")
+            return Card(medium="email", trouble="empty.email_language" if everybodys else "")
         japanese = next((mail for mail in mails if mail.language == LANGUAGES[0]), mails[0])
         opened: Mail = next((mail for mail in mails if mail.id == asked.open), japanese)
         return Card(
@@ -368,6 +369,16 @@ class View:
             source=asked.link(f"{PATH}/email/{opened.id}.txt"),
             total=len(mails),
         )
+
+    def _in_language(self, mails: Sequence[Mail], language: str) -> list[Mail]:
+        """Easy Japanese is Japanese to a mail program: only the reader's own choice tells the two apart."""
+        alike = [mail for mail in mails if mail.language == lang_attribute(language)]
+        if lang_attribute(language) != LANGUAGES[0]:
+            return alike
+        with self._app.database.read() as connection:
+            readers = [subscribers.get(connection, mail.subscriber or 0) for mail in alike]
+        chosen = [reader.language if reader else mail.language for mail, reader in zip(alike, readers, strict=True)]
+        return [mail for mail, choice in zip(alike, chosen, strict=True) if choice == language]
 
     def _posts(self, asked: Asked, sent: Sequence[Sent]) -> Card:
         posts = self.town(asked).posts()
