@@ -59,6 +59,9 @@ WAITING_S = 0.05
 SILENT_S = 1.0
 """A line that has said nothing for so long gets a stand-in, so that a hanging domain takes no capacity from others."""
 
+ASIDE = {Lane.PRIORITY: timedelta(seconds=1), Lane.ROUTINE: timedelta(seconds=10)}
+"""How long letters to a silent domain stay out of hand."""
+
 SHARE_OF_ONE_DOMAIN = 0.9
 IDLE_S = 30.0
 """An idle line is renewed after so long: relays close quiet sessions, and an emergency must not find that out."""
@@ -181,6 +184,7 @@ class Mailroom:
         self.relay = relay
         self.wake = signals.subscribe()
         self._trays = {lane: Tray() for lane in lanes}
+        self._more: set[Lane] = set()  # lanes of which the ledger holds more that is due
         self._domains: dict[str, Domain] = {}
         self._open: dict[int, _Open] = {}
         self._carried: dict[int, tuple[Letter, Lane, float]] = {}
@@ -231,9 +235,11 @@ class Mailroom:
         self._close_finished({mailing.id for mailing in mine})
         soonest = POLL_S
         for lane in self.lanes:
-            for mailing in mine:
-                if mailing.lane is lane:
-                    soonest = min(soonest, await self._feed_from(mailing))
+            of_lane = [mailing for mailing in mine if mailing.lane is lane]
+            if not of_lane:
+                self._more.discard(lane)
+            for mailing in of_lane:
+                soonest = min(soonest, await self._feed_from(mailing))
         return soonest
 
     async def _feed_from(self, mailing: Delivery) -> float:
@@ -253,9 +259,12 @@ class Mailroom:
             self._domains.setdefault(letter.domain, Domain())
             self._retries[letter.key] = one.attempts
             tray.put(letter)
-        if claimed:
-            self._ready.set()
-        return 0.01 if len(claimed) == wanted else POLL_S
+        if len(claimed) == wanted:
+            self._more.add(mailing.lane)
+        else:
+            self._more.discard(mailing.lane)
+        self._ready.set()
+        return 0.01 if claimed else POLL_S
 
     def _claim(self, connection: Connection, mailing: Delivery, now: datetime, wanted: int) -> list[Claimed]:
         claimed = recipients.claim(connection, mailing.id, worker=self.worker.id, now=now, limit=wanted)
@@ -310,6 +319,7 @@ class Mailroom:
         """Keep `lines` lines able to work: a silent one does not count, until there are twice as many."""
         while True:
             silent = self._silent()
+            self._set_aside_silent()
             wanted = min(self.channel.lines + silent, self.channel.lines * 2)
             for _ in range(wanted - len(self._lines)):
                 task = asyncio.create_task(self._line())
@@ -322,6 +332,16 @@ class Mailroom:
     def _silent(self) -> int:
         before = asyncio.get_running_loop().time() - SILENT_S
         return sum(began < before for _, _, began in self._carried.values())
+
+    def _set_aside_silent(self) -> None:
+        """Letters to a domain that says nothing go back to the ledger for a while: in hand they would take the places
+        of letters that can go."""
+        before = asyncio.get_running_loop().time() - SILENT_S
+        for name in {letter.domain for letter, _, began in self._carried.values() if began < before}:
+            for lane, tray in self._trays.items():
+                due_at = self.clock.now() + ASIDE[lane]
+                for letter in tray.draw(domain=name):
+                    self._mark(letter, State.QUEUED, "", due_at, counts=False)
 
     async def _line(self) -> None:
         line: Line | None = None
@@ -399,6 +419,8 @@ class Mailroom:
                 self._domains[letter.domain].in_flight += 1
                 self._carried[letter.key] = (letter, lane, asyncio.get_running_loop().time())
                 return letter
+            if lane in self._more and not tray.by_domain:
+                return None  # more urgent letters are on their way from the ledger
         return None
 
     def _settle(self, letter: Letter, outcome: Outcome) -> None:

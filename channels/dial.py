@@ -11,8 +11,8 @@ it and speaks. `dial/current.en.txt` is English.
 Why it is so:
 
 * Nobody listens longer than a minute and a half. What does not fit is left out by whole sentences, the least grave
-  first, and the line says how many messages it did not tell. The level, the place
-  and the act of the gravest always stay.
+  first, and the line says how many messages it did not tell. The level, the place and the act of the gravest stay;
+  where not even they fit, its headline and its place do.
 * All is told a second time if there is time: the first time, people look for a pen.
 * The time spoken is that of the newest alert and not that of composing: equal messages give equal bytes, and so one
   ETag in every process; and a line that has not been renewed cannot claim to be of now.

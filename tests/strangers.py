@@ -79,6 +79,7 @@ class Carrier:
     hung_domains: frozenset[str] = frozenset()
     loaded: set[tuple[int, str]] = field(default_factory=set)
     opened: int = 0
+    at_gate: int = 0  # letters that wait there
 
     @classmethod
     def built(cls, kit: Kit) -> Self:
@@ -118,6 +119,7 @@ class CarrierLine:
             if letter.domain in self.carrier.hung_domains:
                 await asyncio.Event().wait()
             if self.carrier.gate is not None:
+                self.carrier.at_gate += 1
                 await self.carrier.gate.wait()
             await asyncio.sleep(0)
             outcome = self.carrier.outcome(letter)

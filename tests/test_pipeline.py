@@ -151,7 +151,7 @@ async def test_an_alert_overtakes_a_bulk_send_at_the_grain_of_one_letter(house: 
     bulk = house.issues(notice(house))
     async with house.sender():
         async with asyncio.timeout(10):
-            while house.carrier.opened < house.carrier.lines:
+            while house.carrier.at_gate < house.carrier.lines:
                 await asyncio.sleep(0.01)
         urgent = house.issues(alert(house, "E08"))
         await asyncio.sleep(0.2)

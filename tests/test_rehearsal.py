@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -21,7 +22,7 @@ from broadcaster.channel import Board
 from broadcaster.clock import FrozenClock, local
 from broadcaster.delivery import Counts, State
 from broadcaster.message import Mode
-from broadcaster.rehearsal import smtp, town
+from broadcaster.rehearsal import received, smtp, town
 from broadcaster.rehearsal.faults import Fault, Kind
 from broadcaster.rehearsal.received import masked
 from broadcaster.store import audit, subscribers
@@ -396,6 +397,37 @@ async def test_live_and_drill_are_never_on_one_page(tmp_path: Path) -> None:
         assert (await site.get(f"/rehearsal/email/{mail[1]}.txt")).status_code == 404, "not in the live place"
 
 
+async def test_the_phone_shows_one_mail_of_each_kind_and_the_detail_page_every_one(tmp_path: Path) -> None:
+    async with a_street(tmp_path) as site:
+        await mails_arrive(site, *(a_mail(id=f"one.{n:x}", to=f"{n}@docomo.example") for n in range(60)))
+        await mails_arrive(site, *(a_mail(subject="休館", id=f"two.{n:x}") for n in range(3)))
+        phone = card((await site.get("/rehearsal")).text, "email")
+        assert phone.count("避難指示（目黒川）") + phone.count("休館") == 2
+        assert "全部で63件" in phone
+        pages = [(await site.get(f"/rehearsal/email?page={n}")).text for n in (1, 2, 3)]
+        assert [page.count("<summary><span") for page in pages] == [50, 13, 0]
+
+
+async def test_a_maildir_that_was_emptied_begins_anew(tmp_path: Path) -> None:
+    async with a_street(tmp_path) as site:
+        await mails_arrive(site, a_mail(subject="前のメール"), a_mail(subject="前のメール", id="2"))
+        assert "前のメール" in (await site.get("/rehearsal")).text
+        shutil.rmtree(town.mail_folder(home(site)))
+        assert "メールはまだ届いていません" in (await site.get("/rehearsal")).text
+        await mails_arrive(site, a_mail(subject="次のメール"))
+        assert "次のメール" in (await site.get("/rehearsal")).text
+
+
+async def test_a_drill_is_found_behind_thousands_of_live_mails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(received, "MOST_KEPT", 3)
+    async with a_street(tmp_path) as site:
+        drill = a_mail(subject="【訓練】避難", sender="drill", id="0")
+        await mails_arrive(site, drill, *(a_mail(subject=f"本物{n}", id=str(n)) for n in range(1, 9)))
+        assert "【訓練】避難" in (await site.get("/rehearsal?place=drill")).text
+        live = (await site.get("/rehearsal/email")).text
+        assert [f"本物{n}" in live for n in range(1, 9)] == [False] * 5 + [True] * 3
+
+
 async def test_every_link_of_a_drill_stays_in_the_drill_but_for_the_door(tmp_path: Path) -> None:
     async with a_street(tmp_path) as site:
         await mails_arrive(site, a_mail(subject="【訓練】", html="<p>訓練</p>", sender="drill"))
@@ -466,10 +498,13 @@ async def test_a_mail_that_is_no_mail_does_not_stop_the_street(tmp_path: Path) -
     async with a_street(tmp_path) as site:
         new = town.mail_folder(home(site)) / "new"
         new.mkdir(parents=True)
-        (new / "0000000001.1.relay").write_bytes(b"\x00\xff no mail at all")
+        (new / "0000000000.1.relay").write_bytes(b"\x00\xff no mail at all")
+        (new / "0000000000.2.relay").write_bytes(b"Received: yesterday\r\nSubject: =?utf-8?b?x?=\r\n\r\n")
+        await mails_arrive(site, a_mail())
         answer = await site.get("/rehearsal")
         assert answer.status_code == 200
-        assert "いまは読めません" in card(answer.text, "email")
+        assert "全員避難" in card(answer.text, "email")
+        assert (await site.get("/rehearsal/email")).status_code == 200
 
 
 async def test_in_a_live_installation_there_is_no_such_page(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,4 +122,5 @@ def a_town(folder: Path, *, url: str | None = None, **environment: str) -> Itera
         yield here
     finally:
         here.stop()
-        asyncio.run(app.close())
+        with ThreadPoolExecutor(1) as elsewhere:  # a test may have a loop of its own running
+            elsewhere.submit(asyncio.run, app.close()).result()

@@ -10,13 +10,18 @@ whether one went out. A line drawn under what was there before gives the same em
 from __future__ import annotations
 
 import email
+import email.message
 import email.policy
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
 from email.message import EmailMessage
 from email.utils import parseaddr, parsedate_to_datetime
 from functools import cached_property
@@ -24,15 +29,18 @@ from pathlib import Path
 from typing import Any
 
 from broadcaster.boards import public_folder
-from broadcaster.clock import parse_instant
+from broadcaster.clock import aware, parse_instant
 from broadcaster.drill import PREFIX
 from broadcaster.message import LANGUAGES, Mode
 from broadcaster.rehearsal import smtp, town
 
-LOOKED_THROUGH = 1000
-"""Of the latest mails. An alert to a hundred thousand readers must not make the page slow."""
+MOST_KEPT = 20_000
+"""Mails of one place that can be paged through. What came before still lies in the maildir."""
+
+MOST_KINDS = 500
 
 _MAIL_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,120}", re.ASCII)
+_SENDING = re.compile(rb"^Message-ID: <([^\r\n>]*)\.[0-9a-f]{1,12}@", re.MULTILINE | re.IGNORECASE)
 _SUBSCRIBER = re.compile(r"\.([0-9a-f]{1,12})@", re.ASCII)
 _PICTURE = re.compile(r"[0-9a-f]{64}\.(?:jpg|png|webp|gif)", re.ASCII)
 
@@ -41,42 +49,138 @@ class Unreadable(Exception):
     """It is there and makes no sense: half-written just now, or damaged."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Filed:
+    """A mail in the maildir, as far as it must be known without opening it again."""
+
+    name: str
+    at: datetime
+
+
+class Mailbox:
+    """Which mails there are, by place and by kind, kept up as they arrive: each head is read once in a process.
+
+    An alert brings a mail for every reader, and a page shows one of each kind: the same words in the same form. A drill's
+    dozen is found however many live ones came after it.
+    """
+
+    def __init__(self, home: Path, *, drill_sender: str) -> None:
+        self._folder = town.mail_folder(home) / "new"
+        self._drill_sender = f"<{drill_sender}>".encode()
+        self._lock = threading.Lock()
+        self._forget()
+
+    def filed(self, mode: Mode, after: datetime | None) -> list[Filed]:
+        """Newest first; only what came after that instant."""
+        with self._lock:
+            self._renew()
+            return _since(reversed(self._filed[mode]), after)
+
+    def kinds(self, mode: Mode, after: datetime | None) -> list[Filed]:
+        """The newest of each kind, newest first."""
+        with self._lock:
+            self._renew()
+            return _since(reversed(self._kinds[mode].values()), after)
+
+    def path(self, name: str) -> Path:
+        return self._folder / name
+
+    def is_drill(self, head: bytes) -> bool:
+        return self._drill_sender in head
+
+    def _forget(self) -> None:
+        self._last = ""
+        self._filed: dict[Mode, deque[Filed]] = {mode: deque(maxlen=MOST_KEPT) for mode in Mode}
+        self._kinds: dict[Mode, dict[tuple[bytes, ...], Filed]] = {mode: {} for mode in Mode}
+
+    def _renew(self) -> None:
+        try:
+            names = set(os.listdir(self._folder))
+        except FileNotFoundError:
+            names = set()
+        if self._last not in names:
+            self._forget()  # somebody has emptied the maildir, and the relay counts from one again
+        for name in sorted(name for name in names if name > self._last):
+            self._take(name)
+            self._last = name
+
+    def _take(self, name: str) -> None:
+        try:
+            head = _head_of(self.path(name))
+            filed = Filed(name=name, at=smtp.Mail(path=self.path(name), head=head).received_at)
+        except (FileNotFoundError, ValueError, TypeError):
+            return  # put away since, or no mail: whoever put it there did not go through the relay
+        mode = Mode.DRILL if self.is_drill(head) else Mode.LIVE
+        self._filed[mode].append(filed)
+        kinds = self._kinds[mode]
+        kind = _kind(head)
+        kinds.pop(kind, None)  # to stand last, as the newest
+        kinds[kind] = filed
+        if len(kinds) > MOST_KINDS:
+            del kinds[next(iter(kinds))]
+
+
+def _since(filed: Iterable[Filed], after: datetime | None) -> list[Filed]:
+    return [one for one in filed if after is None or one.at > after]
+
+
+def _head_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(8192).partition(b"\r\n\r\n")[0]
+
+
+_KIND = re.compile(
+    rb"^(?:Subject|Content-Language|Content-Type):[^\n]*(?:\n[ \t][^\n]*)*", re.MULTILINE | re.IGNORECASE
+)
+_BOUNDARY = re.compile(rb"boundary=.*", re.IGNORECASE)
+
+
+def _kind(head: bytes) -> tuple[bytes, ...]:
+    """The same subject in the same language and form, of the same sending."""
+    sending = _SENDING.search(head)
+    said = sorted(_BOUNDARY.sub(b"", found) for found in _KIND.findall(head))
+    return (sending[1] if sending else b"", *said)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Town:
     """One place of the town: live, or drill."""
 
     home: Path
     mode: Mode
-    drill_sender: str  # the address that drill mails come from
+    mailbox: Mailbox
 
     # Mails
 
-    def mails(self) -> list[Mail]:
-        """Newest first. Raises Unreadable."""
-        line = self.cleared_at
-        found = []
-        for kept in smtp.latest(town.mail_folder(self.home), LOOKED_THROUGH):
-            mail = Mail(kept=kept)
-            if self._is_here(mail):
-                if line is not None and mail.received_at <= line:
-                    break
-                found.append(mail)
-        return found
+    def mail_count(self) -> int:
+        return len(self.mailbox.filed(self.mode, self.cleared_at))
+
+    def mails(self, begin: int, end: int) -> list[Mail]:
+        """Newest first, counted from the newest."""
+        return self._opened(self.mailbox.filed(self.mode, self.cleared_at)[begin:end])
+
+    def kinds(self) -> list[Mail]:
+        """One mail of each kind; the latest sending first, and its decorated form before the plain one."""
+        mails = self._opened(self.mailbox.kinds(self.mode, self.cleared_at))
+        return sorted(mails, key=lambda mail: (mail.sent_at or mail.received_at, mail.is_decorated), reverse=True)
 
     def mail(self, id: str) -> Mail | None:
         """By its name, in this place only."""
         if not _MAIL_ID.fullmatch(id):
             return None
-        path = town.mail_folder(self.home) / "new" / id
         try:
-            head = path.read_bytes().partition(b"\r\n\r\n")[0]
+            path = self.mailbox.path(id)
+            mail = Mail(kept=smtp.Mail(path=path, head=_head_of(path)))
         except (FileNotFoundError, IsADirectoryError):
             return None
-        mail = Mail(kept=smtp.Mail(path=path, head=head))
         return mail if self._is_here(mail) else None
 
+    def _opened(self, filed: Sequence[Filed]) -> list[Mail]:
+        mails = (self.mail(one.name) for one in filed)
+        return [mail for mail in mails if mail is not None]
+
     def _is_here(self, mail: Mail) -> bool:
-        is_drill = mail.sender_address == self.drill_sender or mail.subject.startswith(PREFIX)
+        is_drill = self.mailbox.is_drill(mail.kept.head) or mail.subject.startswith(PREFIX)
         return is_drill is (self.mode is Mode.DRILL)
 
     # Posts
@@ -174,17 +278,13 @@ class Mail:
 
     @cached_property
     def subject(self) -> str:
-        return str(self._head["Subject"] or "")
+        return self._decoded("Subject")
 
     @cached_property
     def sender(self) -> str:
         """The name that a phone shows, or the address."""
-        name, address = parseaddr(str(self._head["From"] or ""))
+        name, address = parseaddr(self._decoded("From"))
         return name or address
-
-    @cached_property
-    def sender_address(self) -> str:
-        return parseaddr(str(self._head["From"] or ""))[1]
 
     @cached_property
     def recipient(self) -> str:
@@ -206,18 +306,26 @@ class Mail:
     def received_at(self) -> datetime:
         """Raises Unreadable."""
         try:
-            return self.kept.received_at
+            return aware(self.kept.received_at)
         except (TypeError, ValueError) as error:
             raise Unreadable("Received") from error
 
     @cached_property
-    def seconds(self) -> int | None:
-        """From the sending, which a mail says itself, to the arrival."""
+    def sent_at(self) -> datetime | None:
+        """As the mail says itself; None for a Date that is none."""
         try:
-            sent_at = parsedate_to_datetime(str(self._head["Date"] or ""))
-            return max(0, round((self.received_at - sent_at).total_seconds()))
+            return aware(parsedate_to_datetime(str(self._head["Date"] or "")))
         except (TypeError, ValueError):
-            return None  # a Date that is none
+            return None
+
+    @property
+    def seconds(self) -> int | None:
+        """From the sending to the arrival."""
+        return max(0, round((self.received_at - self.sent_at).total_seconds())) if self.sent_at else None
+
+    @property
+    def is_decorated(self) -> bool:
+        return self._head.get_content_maintype() == "multipart"
 
     @cached_property
     def text(self) -> str:
@@ -234,8 +342,16 @@ class Mail:
         return self._hidden(raw).encode("utf-8", "surrogateescape")
 
     @cached_property
-    def _head(self) -> EmailMessage:
-        return email.message_from_bytes(self.kept.head.rstrip() + b"\r\n\r\n", policy=email.policy.default)
+    def _head(self) -> email.message.Message:
+        """Undecoded: many heads are looked through for one page, and the default policy reads ten times as long."""
+        return email.message_from_bytes(self.kept.head.rstrip() + b"\r\n\r\n", policy=email.policy.compat32)
+
+    def _decoded(self, name: str) -> str:
+        said = str(self._head[name] or "")
+        try:
+            return str(make_header(decode_header(said)))
+        except (HeaderParseError, LookupError, ValueError):
+            return said  # an encoding that is none: as it came
 
     @cached_property
     def _whole(self) -> EmailMessage:

@@ -32,7 +32,7 @@ from broadcaster.app import App, standin_ports
 from broadcaster.clock import local
 from broadcaster.message import LANGUAGES, Mode, lang_attribute
 from broadcaster.rehearsal.faults import Fault, Kind
-from broadcaster.rehearsal.received import Mail, Post, Town, Unreadable
+from broadcaster.rehearsal.received import MOST_KEPT, Mail, Mailbox, Post, Town, Unreadable
 from broadcaster.rehearsal.town import faults_of, folder_of
 from broadcaster.render import day, renderer
 from broadcaster.resources import packaged
@@ -150,12 +150,17 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Inbox:
-    opened: Mail  # on the phone: the one that was asked for, or the newest in Japanese
+    """A phone: one mail of each kind in one language."""
+
+    opened: Mail  # the one that was asked for, or the newest
     mails: Sequence[Mail]
 
     @property
     def others(self) -> Sequence[Mail]:
-        return [mail for mail in self.mails if mail is not self.opened]
+        """One of each sending, for the same words come in two forms."""
+        subjects = {(mail.sent_at, mail.subject): mail for mail in reversed(self.mails)}
+        subjects.pop((self.opened.sent_at, self.opened.subject), None)
+        return list(reversed(subjects.values()))
 
 
 def routes(app: App) -> APIRouter:
@@ -273,12 +278,13 @@ class View:
     def __init__(self, app: App) -> None:
         self._app = app
         self._render = renderer(packaged("templates"), app.settings.words)
+        settings = app.settings
+        self._mailbox = Mailbox(settings.home, drill_sender=f"drill@{settings.ward.mail_domain}")
         self.style = self._render("web/rehearsal.css")
         self._style_address = f"{PATH}/style.css?{hashlib.sha256(self.style.encode()).hexdigest()[:12]}"
 
     def town(self, asked: Asked) -> Town:
-        settings = self._app.settings
-        return Town(home=settings.home, mode=asked.mode, drill_sender=f"drill@{settings.ward.mail_domain}")
+        return Town(home=self._app.settings.home, mode=asked.mode, mailbox=self._mailbox)
 
     # Pages
 
@@ -320,11 +326,16 @@ class View:
             standins=STANDINS,
             kinds=list(Kind),
             a_page=A_PAGE,
+            most=MOST_KEPT,
             **context,
         )
         return HTMLResponse(body.encode("utf-8", "replace"), status_code=status, headers=_HEADERS)
 
     def _paged(self, asked: Asked, card: Card) -> dict[str, Any]:
+        begin = (asked.page - 1) * A_PAGE
+        if isinstance(card.content, Inbox) and not asked.told:  # every single mail
+            shown = self.town(asked).mails(begin, begin + A_PAGE)
+            return {"shown": shown, "has_older": card.total > begin + A_PAGE}
         match card.content:
             case Inbox(mails=everything) | street.Screen(pictures=everything):
                 pass
@@ -332,7 +343,6 @@ class View:
                 pass
             case _:
                 everything = ()
-        begin = (asked.page - 1) * A_PAGE
         return {"shown": everything[begin : begin + A_PAGE], "has_older": len(everything) > begin + A_PAGE}
 
     # Cards
@@ -355,19 +365,20 @@ class View:
 
     def _mails(self, asked: Asked, _: Sequence[Sent]) -> Card:
         town = self.town(asked)
-        everybodys = town.mails()
-        mails = self._in_language(everybodys, asked.told) if asked.told else everybodys
+        kinds = town.kinds()
+        mails = self._in_language(kinds, asked.told or LANGUAGES[0])
+        if not mails and not asked.told:
+            mails = kinds
         if not mails:
-            return Card(medium="email", trouble="empty.email_language" if everybodys else "")
-        japanese = next((mail for mail in mails if mail.language == LANGUAGES[0]), mails[0])
-        opened: Mail = next((mail for mail in mails if mail.id == asked.open), japanese)
+            return Card(medium="email", trouble="empty.email_language" if kinds else "")
+        opened = town.mail(asked.open) or mails[0]
         return Card(
             medium="email",
             content=Inbox(opened=opened, mails=mails),
             at=opened.received_at,
             seconds=opened.seconds,
             source=asked.link(f"{PATH}/email/{opened.id}.txt"),
-            total=len(mails),
+            total=town.mail_count(),
         )
 
     def _in_language(self, mails: Sequence[Mail], language: str) -> list[Mail]:
