@@ -286,6 +286,7 @@ class Email:
         )
         try:
             await smtp.connect()
+            await smtp.ehlo()  # the library says it only where it must sign in or encrypt
         except aiosmtplib.SMTPAuthenticationError as error:
             raise ChannelClosed(
                 f"中継が利用者名かパスワードを断りました（{error.code}）。smtp_password を確かめてください。"

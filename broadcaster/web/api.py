@@ -4,8 +4,6 @@ Role and mode stand inside the token: a drill token cannot name anything live. I
 is a proposal that a person approves; in rehearsal it goes out at once.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json
