@@ -119,9 +119,14 @@ class _Speaks:
             headline=self._headline(bare(info.headline), info),
             summary=self._tag(info) + one_line(f"{self._line(info)} {bare(info.summary or info.headline)}"),
             description=f"{lead}\n\n{info.description}" if lead else info.description,
-            spoken=(lead.replace("\n", "") + info.spoken) if info.spoken else "",
+            spoken=self._run_on(lead.replace("\n", ""), info.spoken) if info.spoken else "",
             display=(self._tag(info).strip("【】[]"), *info.display) if info.display else (),
         )
+
+    @staticmethod
+    def _run_on(lead: str, rest: str) -> str:
+        """Japanese sentences follow each other without a blank, those of other scripts do not."""
+        return f"{lead} {rest}" if lead[-1:] in (".", "!", "?") else lead + rest
 
     def _headline(self, before: str, info: Info) -> str:
         tag = self._tag(info)

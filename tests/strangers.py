@@ -33,6 +33,7 @@ class Billboard:
     failures: list[DeliveryFailure] = field(default_factory=list)
     drops: int = 0  # so many are shown without a word
     gate: asyncio.Event | None = None
+    at_gate: int = 0  # posts that wait there
 
     @classmethod
     def built(cls, kit: Kit) -> Self:
@@ -46,6 +47,7 @@ class Billboard:
 
     async def deliver(self, payload: Payload, *, key: str, previous: Receipt | None) -> Receipt:
         if self.gate is not None:
+            self.at_gate += 1
             await self.gate.wait()
         if self.failures:
             raise self.failures.pop(0)

@@ -135,7 +135,7 @@ async def test_a_hung_routine_post_does_not_hold_up_an_alert_on_the_same_medium(
     routine = house.issues(notice(house))
     async with house.sender():
         async with asyncio.timeout(10):
-            while house.states(routine.message.identifier)["billboard/1"] is not State.IN_FLIGHT:
+            while not house.billboard.at_gate:
                 await asyncio.sleep(0.01)
         house.billboard.gate = None
         urgent = house.issues(alert(house))
