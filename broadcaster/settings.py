@@ -98,7 +98,7 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         installation=installation,
         database_url=env.get("BROADCASTER_DATABASE_URL") or f"sqlite:///{home / 'broadcaster.sqlite3'}",
         redis_url=env.get("BROADCASTER_REDIS_URL") or None,
-        ward=_ward(config, env),
+        ward=_ward(config, _base_url(env, home, installation)),
         words=_words(config),
         presets=_presets(config),
         enabled=tuple(channels.get("enabled", ())),
@@ -177,7 +177,21 @@ def _refuse_literal_secrets(table: Mapping[str, Any], where: str) -> None:
             )
 
 
-def _ward(config: Path, env: Mapping[str, str]) -> Ward:
+def base_url_file(home: Path) -> Path:
+    """Where a running rehearsal says at which address it answers, so that commands beside it make the same links."""
+    return home / "rehearsal" / "base_url"
+
+
+def _base_url(env: Mapping[str, str], home: Path, installation: Installation) -> str | None:
+    if (named := env.get("BROADCASTER_BASE_URL")) or installation is not Installation.REHEARSAL:
+        return named
+    try:
+        return base_url_file(home).read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+
+
+def _ward(config: Path, base_url: str | None) -> Ward:
     table = _toml(config / "ward.toml")
     places = config / "places"
     districts = tuple(
@@ -191,7 +205,7 @@ def _ward(config: Path, env: Mapping[str, str]) -> Ward:
             name=table["name"],
             english_name=table["english_name"],
             sender=table["sender"],
-            base_url=(env.get("BROADCASTER_BASE_URL") or table["base_url"]).rstrip("/"),
+            base_url=(base_url or table["base_url"]).rstrip("/"),
             mail_name=table["mail_name"],
             mail_name_english=table["mail_name_english"],
             mail_domain=table["mail_domain"],

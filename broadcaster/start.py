@@ -35,6 +35,7 @@ def serve(*, host: str, port: int, out: Console) -> None:
         from broadcaster.rehearsal import seed
 
         seed.settle_in(parts, out)
+        settings.base_url_file(configured.home).write_text(configured.ward.base_url, encoding="utf-8")
     asyncio.run(parts.close())
     roles: list[tuple[str, list[str]]] = [
         ("web", ["web", "--host", host, "--port", str(port)]),

@@ -104,7 +104,9 @@ async def test_an_alert_stands_on_every_board_and_a_cancel_takes_it_off(tmp_path
         assert "避難" in (await site.get("/dial/current.txt")).text
         assert (await site.get("/signage/S01.json")).json()["takeover"] is not None
         site.app.pipeline.change(identifier, Change.CANCEL, STAFF)
-        await site.until("/feeds/all.json", lambda answer: identifier not in answer.text)
+        await site.until(
+            "/feeds/all.json", lambda answer: not any(identifier in item["id"] for item in answer.json()["items"])
+        )
         assert "取消" in (await site.get("/emergency")).text
 
 
