@@ -74,7 +74,9 @@ async def test_a_district_reaches_its_readers_and_those_of_the_whole_ward_only(h
 async def test_the_ledger_says_what_the_mail_server_answered(house: House) -> None:
     house.readers(5)
     house.carrier.outcome = lambda letter: (
-        refused("550 user unknown") if letter.address.startswith("reader-3") else Outcome(receipt=Receipt(evidence="250 ok"))
+        refused("550 user unknown")
+        if letter.address.startswith("reader-3")
+        else Outcome(receipt=Receipt(evidence="250 ok"))
     )
     kept = house.issues(notice(house))
     await house.sends(kept.message.identifier)
