@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 PORT   ?= 8000
 DEBIAN := chromium fonts-noto-cjk
 
-.PHONY: install run test check format bench lock clean
+.PHONY: install run test check format lock clean
 
 install: $(STAMP)
 
@@ -36,9 +36,6 @@ check: install
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-
-bench: install
-	$(BIN)/python -m benchmarks
 
 # After a change of pyproject.toml. The locks name packages and hashes, no address to fetch them from.
 lock:

@@ -55,11 +55,9 @@ def main() -> NoReturn:
     """Run one command; every foreseeable failure ends in sentences and exit status 2."""
     os.umask(0o077)
     try:
-        cli(standalone_mode=False)
+        ended = cli(standalone_mode=False)  # the status of typer.Exit comes back as a value
     except Refused as refused:
         _say(refused)
-    except typer.Exit as exit:
-        sys.exit(exit.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         err.print(_in("やめました。何も送っていません。", "Stopped. Nothing was sent."))
         sys.exit(130)
@@ -81,7 +79,7 @@ def main() -> NoReturn:
             err.print(error.format_message())
             sys.exit(2)
         raise
-    sys.exit(0)
+    sys.exit(ended if isinstance(ended, int) else 0)
 
 
 def _say(refused: Refused) -> NoReturn:
