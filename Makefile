@@ -25,7 +25,7 @@ run: install
 
 # Everything: real mail, PostgreSQL, Redis and a browser, all on this machine. A few minutes on two cores.
 test: install
-	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests
 
 check: install
 	$(BIN)/ruff format --check .
