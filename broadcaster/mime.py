@@ -29,6 +29,8 @@ LEAVE = "\x00leave\x00"
 MOST_LINE = 998
 _ADDRESS = re.compile(r"[!-;=?-~]+@[A-Za-z0-9.-]+", re.ASCII)  # no blank, no control, no `<` `>`
 _LINK = re.compile(r"https?://[!-;=?-~]+", re.ASCII)
+_LONGEST_ADDRESS = 254  # RFC 5321 §4.5.3.1.3, without the angle brackets
+_PLAIN = re.compile(r"[ -~]{0,900}", re.ASCII)
 _DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*", re.ASCII)
 _LONGEST_LINK = 75  # a longer List-Unsubscribe is folded by relays that rewrite headers, and then opens nothing
 
@@ -131,7 +133,7 @@ def template(
 def mailbox(address: str) -> str:
     """The address as SMTP and headers take it. Old carrier addresses with `..` or a dot at the end are quoted
     (RFC 5321 §4.1.2). Raises NotSpliceable."""
-    if not _ADDRESS.fullmatch(address):
+    if not _ADDRESS.fullmatch(address) or len(address) > _LONGEST_ADDRESS:
         raise NotSpliceable("an address that cannot stand in a header")
     local_part, _, domain = address.rpartition("@")
     if _DOT_ATOM.fullmatch(local_part):
@@ -180,11 +182,16 @@ def _at_line(text: str) -> tuple[bytes, bytes]:
     is shown nowhere, and a tail of its own may follow."""
     above, line_break, last = text.rpartition("\n")
     missing = -len(_crlf(above + line_break)) % 3
-    return _crlf(above + " " * missing + line_break) if line_break else b"", last.encode("utf-8")
+    return _crlf(above + " " * missing + line_break) if line_break else b"", _crlf(last)
 
 
 def _crlf(text: str) -> bytes:
-    return text.replace("\n", "\r\n").encode("utf-8", "replace")
+    return _whole(text).replace("\n", "\r\n").encode("utf-8")
+
+
+def _whole(text: str) -> str:
+    """Half of a surrogate pair cannot be sent; a question mark stands for it."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _base64(data: bytes) -> bytes:
@@ -214,10 +221,11 @@ def _boundary(parts: Sequence[_Part]) -> str:
 
 
 def _encoded(name: str, text: str) -> str:
-    """RFC 2047, in words of at most 75 characters, folded."""
-    if text.isascii():
+    """RFC 2047, in words of at most 75 characters, folded. Plain text stands as it is, unless it would be read as an
+    encoded word or as a header of its own."""
+    if _PLAIN.fullmatch(text) and "=?" not in text:
         return text
-    return Header(text, "utf-8", maxlinelen=75, header_name=name).encode(linesep="\r\n")
+    return Header(_whole(text), "utf-8", maxlinelen=75, header_name=name).encode(linesep="\r\n")
 
 
 def _from(name: str, address: str) -> str:

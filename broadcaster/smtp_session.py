@@ -16,6 +16,7 @@ nobody else's letter.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -204,6 +205,7 @@ class Session(asyncio.Protocol):
 
     def _after_mail(self, job: _Job, reply: Reply) -> None:
         if reply.code // 100 == 5:
+            self._expected.appendleft((self._after_mail, job))  # in hand still, and to be settled with the others
             self._end(
                 ChannelClosed(f"中継が差出人のアドレスを断りました（{reply.code}）。設定の from を確かめてください。")
             )
@@ -275,9 +277,9 @@ class Session(asyncio.Protocol):
             self._begin()
 
     def _masked(self, job: _Job, reply: Reply) -> Reply:
-        """Servers like to repeat the address; the record of a reader holds no address."""
-        text = reply.text.replace(job.mail.recipient, "…").replace(job.letter.address, "…")
-        return Reply(reply.code, text)
+        """Servers like to repeat the address, often in small letters; the record of a reader holds no address."""
+        address = f"{re.escape(job.mail.recipient)}|{re.escape(job.letter.address)}"
+        return Reply(reply.code, re.sub(address, "…", reply.text, flags=re.IGNORECASE))
 
     # Ends
 

@@ -141,6 +141,8 @@ class Email:
             sentences.append(
                 f"中継のパスワードがありません。{self._secret_name('smtp_password')} のファイルを置いてください。"
             )
+        if not self._can_trust():
+            sentences.append("ca_file の証明書を読めません。PEM のファイルの場所を書いてください。")
         if _longest_leave_link(self.kit) > _LONGEST_LINK:
             sentences.append(
                 f"配信停止のリンクが{_LONGEST_LINK}文字を超えます。ward.toml の base_url を短くしてください。"
@@ -148,6 +150,13 @@ class Email:
         if (problem := _signer(self.kit, relay)[1]) is not None:
             sentences.append(problem)
         return sentences
+
+    def _can_trust(self) -> bool:
+        try:
+            self._tls_context()
+        except OSError:  # a broken file is an SSLError, which is one
+            return False
+        return True
 
     def _secret_name(self, name: str) -> str:
         return f"drill_{name}" if self.mode is Mode.DRILL else name

@@ -37,8 +37,28 @@ JAPANESE = "大井町の人は、高い所へ避難してください。\n\n■ 
 HOSTILE = st.lists(
     st.one_of(
         st.sampled_from(
-            ["\r\nBcc: all@mail.example\r\n", "\n", "\r", "\r\n\r\n", "=?utf-8?q?=0D=0ABcc?=", "=?", "&<>\"'", "ｶﾞｯｺｳ"]
-            + ["👨‍👩‍👧‍👦", "\u202e避難\u202c", "\ud83d", "\u2028", "\x1b", "\t", "  ", ".", "\r\n.\r\n", "--=_", "\ufeff", "大" * 40]
+            [
+                "\r\nBcc: all@mail.example\r\n",
+                "\n",
+                "\r",
+                "\r\n\r\n",
+                "=?utf-8?q?=0D=0ABcc?=",
+                "=?",
+                "&<>\"'",
+                "ｶﾞｯｺｳ",
+                "👨\u200d👩\u200d👧",
+                "\u202e避難\u202c",
+                "\ud83d",
+                "\u2028",
+                "\x1b",
+                "\t",
+                "  ",
+                ".",
+                "\r\n.\r\n",
+                "--=_",
+                "\ufeff",
+                "大" * 40,
+            ]
         ),
         st.text(st.characters(exclude_characters="\0"), max_size=30),
     ),
@@ -104,9 +124,7 @@ def test_a_reader_finds_the_words_and_a_link_of_their_own() -> None:
 def test_two_readers_differ_in_their_own_fields_only() -> None:
     other = Fields(to="b@mail-2.example", message_id="x.2@shinagawa.example.jp", leave="http://www.example.jp/u/other")
     mine, theirs = (a_template(html=None).splice(fields) for fields in (READER, other))
-    differing = {
-        name for name in parsed(mine).keys() if parsed(mine)[name] != parsed(theirs)[name]  # noqa: SIM118
-    }
+    differing = {name for name in NAMES if parsed(mine)[name] != parsed(theirs)[name]}
     assert differing == {"To", "Message-ID", "List-Unsubscribe"}
     assert the_text(mine).replace(READER.leave, "") == the_text(theirs).replace(other.leave, "")
 
@@ -138,10 +156,11 @@ def test_no_words_add_a_header_and_all_arrive_as_written(
     subject: str, text: str, html: str | None, leaves: bool
 ) -> None:
     link = LEAVE if leaves else ""
-    made = a_template(subject=subject, text=text + link, html=html and html + link)
+    made = a_template(subject=subject, text=text + link, html=None if html is None else html + link)
     mail = made.splice(READER)
-    structure = [] if html else ["Content-Transfer-Encoding"]
-    assert parsed(mail).keys() == [name for name in [*NAMES, *structure] if name != "Subject" or subject]
+    structure = [] if html is not None else ["Content-Transfer-Encoding"]
+    without = [name for name in [*NAMES, *structure] if name != "Subject"]
+    assert parsed(mail).keys() in ([*without[:2], "Subject", *without[2:]], without)  # a title of blanks is none
     assert mail.isascii()
     assert b"\r\n." not in mail
     assert max(map(len, mail.split(b"\r\n"))) <= 998
