@@ -175,7 +175,6 @@ class Session(asyncio.Protocol):
     # In
 
     def data_received(self, data: bytes) -> None:
-        self._heard_at = self._loop.time()
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         if len(self._buffer) > MOST_REPLY or len(self._reply_lines) > MOST_REPLY // 80:
             self._end(TemporaryFailure("中継の返事が長すぎます。メールの中継かどうか、設定を確かめてください。"))
@@ -194,6 +193,7 @@ class Session(asyncio.Protocol):
             return
         reply = Reply(int(line[:3]), " ".join(self._reply_lines))
         self._reply_lines = []
+        self._heard_at = self._loop.time()  # a whole reply: a server that drips letters is silent
         if reply.code == 421:
             self._closed_by_server(reply)
         elif self._expected:

@@ -251,7 +251,9 @@ class Email:
         """This reader's mail. Raises PermanentFailure for a reader that it must not or cannot be written to."""
         if letter.is_drill is not (self.mode is Mode.DRILL):
             raise PermanentFailure("本番と訓練の宛先が食い違っています。送りませんでした。")
-        loaded = self._loaded[letter.issue, letter.part]
+        loaded = self._loaded.get((letter.issue, letter.part))
+        if loaded is None:
+            raise TemporaryFailure("文面の用意ができていません。")
         fields = Fields(
             to=letter.address,
             message_id=self._message_id(loaded.identifier, letter),
@@ -296,13 +298,8 @@ class Email:
         try:
             await smtp.connect()
             await smtp.ehlo()  # the library says it only where it must sign in or encrypt
-        except aiosmtplib.SMTPAuthenticationError as error:
-            raise ChannelClosed(
-                f"中継が利用者名かパスワードを断りました（{error.code}）。smtp_password を確かめてください。"
-            ) from None
-        except ssl.SSLError:
-            raise ChannelClosed("中継の証明書を確かめられません。host と証明書を確かめてください。") from None
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
+            smtp.close()
             raise _not_connected(error) from None
         assert smtp.transport is not None
         return Session(
@@ -344,14 +341,20 @@ class Line:
 
 
 def _not_connected(error: Exception) -> TemporaryFailure | ChannelClosed:
-    if isinstance(error.__cause__, ssl.SSLError):
+    """What only a person can mend closes the channel; the rest is tried again."""
+    if isinstance(error, aiosmtplib.SMTPAuthenticationError):
+        return ChannelClosed(
+            f"中継が利用者名かパスワードを断りました（{error.code}）。smtp_password を確かめてください。"
+        )
+    if isinstance(error, ssl.SSLError) or isinstance(error.__cause__, ssl.SSLError):
         return ChannelClosed("中継の証明書を確かめられません。host と証明書を確かめてください。")
     if isinstance(error, aiosmtplib.SMTPResponseException):
         return TemporaryFailure(f"中継が接続を断りました（{error.code}）。")
     if isinstance(error, TimeoutError | aiosmtplib.SMTPTimeoutError):
         return TemporaryFailure("中継が返事をしません。")
-    if isinstance(error, aiosmtplib.SMTPException) and "STARTTLS" in str(error):
-        return ChannelClosed("中継が STARTTLS を扱いません。tls と port を確かめてください。")
+    for extension in ("STARTTLS", "AUTH"):  # the library has no class of its own for these
+        if extension in str(error):
+            return ChannelClosed(f"中継が {extension} を扱いません。tls と port を確かめてください。")
     return TemporaryFailure("中継につながりません。")
 
 
