@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,8 @@ import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+from broadcaster.problems import refuse
 
 POLL_S = 0.5
 """The net below every wake-up: nothing is later than this."""
@@ -90,7 +94,7 @@ class SocketSignals(LocalSignals):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self._folder = folder
+        self._folder = _short(folder)
         self._own: Path | None = None
         self._ear: socket.socket | None = None
 
@@ -116,6 +120,12 @@ class SocketSignals(LocalSignals):
 
     async def start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self._folder.stat().st_uid != os.geteuid():
+            raise refuse(
+                "BROADCASTER_HOME",
+                ja=f"{self._folder} は別の利用者のものです。消してもらうか、BROADCASTER_HOME を短い場所にしてください。",
+                en=f"{self._folder} belongs to another user; have it removed, or choose a shorter BROADCASTER_HOME.",
+            )
         self._own = self._folder / f"{os.getpid()}-{id(self):x}.sock"
         self._ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._ear.setblocking(False)
@@ -139,6 +149,20 @@ class SocketSignals(LocalSignals):
             self._own.unlink(missing_ok=True)
             self._own = None
         await super().close()
+
+
+_LONGEST_PATH = 107
+"""Bytes of a socket's address (sun_path, unix(7))."""
+
+_LONGEST_NAME = 32
+
+
+def _short(folder: Path) -> Path:
+    """The folder itself, or for one with a long path a folder of the same meaning among the temporary ones."""
+    if len(os.fsencode(folder)) + _LONGEST_NAME <= _LONGEST_PATH:
+        return folder
+    digest = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"broadcaster-{digest}"
 
 
 class RedisSignals(SocketSignals):

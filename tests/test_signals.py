@@ -140,3 +140,17 @@ async def test_what_a_stranger_publishes_is_only_a_ring(folder: Path) -> None:
                 stranger.publish("broadcaster:wake", os.urandom(100_000))
         stranger.close()
         await signals.close()
+
+
+async def test_a_home_with_a_long_path_is_heard_too(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 80) / "run"
+    one, other = SocketSignals(folder), SocketSignals(folder)
+    await one.start()
+    await other.start()
+    try:
+        bell = other.subscribe()
+        one.notify()
+        assert await bell.wait(5)
+    finally:
+        await one.close()
+        await other.close()
