@@ -9,6 +9,7 @@ import contextlib
 import errno
 import ipaddress
 import logging
+import logging.config
 import mailbox
 import smtplib
 import socket
@@ -1054,6 +1055,7 @@ async def test_no_address_and_no_password_is_ever_logged(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})  # as some servers do at their start
     logging.getLogger("mail.log").setLevel(logging.DEBUG)
     client = aiosmtplib.SMTP(hostname="127.0.0.1", port=guarded.port, start_tls=True, tls_context=trust)
     async with client:

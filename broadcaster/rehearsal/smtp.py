@@ -49,7 +49,9 @@ from broadcaster.clock import Clock, local
 from broadcaster.rehearsal.faults import Fault, Faults, Kind
 
 log = structlog.get_logger(__name__)
-logging.getLogger("mail.log").disabled = True  # aiosmtpd's: it would hold every address and every command
+# aiosmtpd's own log would hold every address and every command. A filter, because a later `dictConfig` of somebody
+# else switches a disabled logger on again.
+logging.getLogger("mail.log").addFilter(lambda _record: False)
 
 MEDIUM = "email"
 HOST = "relay.rehearsal.test"
