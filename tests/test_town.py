@@ -8,6 +8,7 @@ import email.policy
 import json
 import subprocess
 import sys
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +17,10 @@ import pytest
 from broadcaster import manuscript
 from broadcaster.message import Change, Mode
 from broadcaster.rehearsal import smtp, town
+from broadcaster.store import tokens
 from tests.makers import MEDIA, a_sample, sample_notices
 from tests.test_crash import an_urgent
-from tests.town import STAFF, Town, a_town
+from tests.town import STAFF, Town, a_free_port, a_town
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -37,6 +39,31 @@ def broadcaster(here: Town, *arguments: str) -> subprocess.CompletedProcess[str]
 def issued(process: subprocess.CompletedProcess[str]) -> list[str]:
     assert process.returncode == 0, process.stderr
     return [line.split("\t")[0] for line in process.stdout.splitlines()]
+
+
+def tried_on(here: Town, identifier: str) -> set[str]:
+    return {row["channel"] for row in here.report(identifier)["deliveries"] if row["first_attempt_at"]}  # type: ignore[union-attr]
+
+
+def answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def alerted_by_api(here: Town, port: int, preset: str) -> str:
+    """`POST /api/v1/alerts` as a duty officer's program would."""
+    with here.app.database.write() as connection:
+        token = tokens.create(connection, name="duty", role=tokens.Role.DUTY, mode=Mode.LIVE, now=here.app.clock.now())
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{port}/api/v1/alerts",
+        data=json.dumps({"preset": preset}).encode(),
+        headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(asked, timeout=20) as answer:
+        return str(json.load(answer)["identifier"])
 
 
 async def test_the_sixteen_notices_and_an_alert_reach_all_five_media(tmp_path: Path) -> None:
@@ -74,6 +101,9 @@ async def test_an_emergency_overtakes_twenty_thousand_mails_and_is_corrected_and
         here.readers(20_000)
         here.start("rehearsal")
         here.start("sender", "work", "--lane", "all")
+        web = a_free_port()
+        here.start("web", "web", "--port", str(web))
+        await here.until(lambda: answers(web))
         now = here.app.clock.now()
         notice = a_sample(here.app.settings, "N05", now=now)
         bulk = here.app.pipeline.hand_in(
@@ -82,25 +112,28 @@ async def test_an_emergency_overtakes_twenty_thousand_mails_and_is_corrected_and
         await here.until(lambda: here.arrived() > 500)
         (urgent,) = issued(await asyncio.to_thread(broadcaster, here, "alert", "E04", "--yes"))
 
+        by_api = await asyncio.to_thread(alerted_by_api, here, web, "E08")
+
         def attempted() -> bool:
-            rows = here.report(urgent)["deliveries"]
-            first = {row["channel"] for row in rows if row["first_attempt_at"]}  # type: ignore[union-attr]
-            return first >= set(MEDIA)
+            return all(tried_on(here, identifier) >= set(MEDIA) for identifier in (urgent, by_api))
 
         await here.until(attempted)
         assert here.counts(bulk).delivered < 20_000, "the bulk is still under way"
         corrected = here.app.pipeline.change(urgent, Change.CORRECTION, STAFF, line="時刻がちがいました。")
         cancelled = here.app.pipeline.change(bulk, Change.CANCEL, STAFF)
-        await here.until_settled(bulk, urgent, corrected.message.identifier, cancelled.message.identifier, seconds=150)
+        everything = (bulk, urgent, by_api, corrected.message.identifier, cancelled.message.identifier)
+        await here.until_settled(*everything, seconds=200)
         counts = here.counts(bulk)
         told = here.counts(cancelled.message.identifier)
         first, second = here.counts(urgent), here.counts(corrected.message.identifier)
+        third = here.counts(by_api)
     assert counts.total == 20_000
     assert counts.adds_up
     assert counts.delivered + counts.stopped == 20_000
     assert counts.stopped > 0
     assert told.delivered == counts.delivered
     assert first.adds_up
+    assert third.delivered == third.total == 20_000
     assert second.delivered == second.total == 20_000
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.town import a_free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 CLEAN = {name: os.environ[name] for name in os.environ if not name.startswith(("BROADCASTER_", "PYTHON"))}
@@ -39,12 +40,6 @@ def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedPro
     return subprocess.run(
         command, cwd=cwd, env={**CLEAN, **environment}, capture_output=True, text=True, check=True, timeout=500
     )
-
-
-def a_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

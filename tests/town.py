@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -107,6 +108,12 @@ class Town:
 
     async def until_settled(self, *identifiers: str, seconds: float = 60) -> None:
         await self.until(lambda: all(self.is_settled(identifier) for identifier in identifiers), seconds)
+
+
+def a_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager
