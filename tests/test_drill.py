@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from broadcaster import settings as configuration
 from broadcaster.boards import DrillMarkMissing
-from broadcaster.channel import DRILL_MARK
+from broadcaster.channel import DRILL_MARK, Payload
 from broadcaster.delivery import Lane, State
 from broadcaster.drill import watermarked
 from broadcaster.message import Change, Message, Mode
@@ -77,7 +78,7 @@ def test_a_live_alert_that_speaks_of_a_drill_is_refused(tmp_path: Path) -> None:
 class Unmarked(Billboard):
     """A channel of somebody who forgot the words."""
 
-    def compose(self, message: Message) -> list:  # type: ignore[type-arg]
+    def compose(self, message: Message) -> Sequence[Payload]:
         return [replace(super().compose(message)[0], content={"text": "避難してください"})]
 
 
