@@ -183,14 +183,6 @@ def claim(connection: Connection, delivery_id: int, *, worker: int, now: datetim
     ]
 
 
-def next_due_at(connection: Connection, delivery_id: int) -> int | None:
-    """In microseconds; None when nothing waits."""
-    r = recipients.c
-    return connection.execute(
-        select(func.min(r.due_at)).where(r.delivery_id == delivery_id, r.state == literal_column("0", SmallInteger))
-    ).scalar()
-
-
 _MARK = (
     update(recipients)
     .where(
@@ -290,22 +282,6 @@ def stop_waiting(connection: Connection, delivery_ids: Collection[int], now: dat
         ledger.count(connection, id, stopped=n)
         stopped += n
     return stopped
-
-
-def is_anyone_in_flight(connection: Connection, delivery_id: int, workers: Collection[int]) -> bool:
-    r = recipients.c
-    return (
-        connection.execute(
-            select(r.subscriber_id)
-            .where(
-                r.worker_id.in_(list(workers)),
-                r.state == literal_column("1", SmallInteger),
-                r.delivery_id == delivery_id,
-            )
-            .limit(1)
-        ).first()
-        is not None
-    )
 
 
 def release(connection: Connection, worker_ids: Collection[int], now: datetime) -> int:

@@ -63,15 +63,6 @@ def count(connection: Connection, *, is_drill: bool = False, state: str = "activ
     ).scalar_one()
 
 
-def languages_and_formats(connection: Connection, *, is_drill: bool) -> Sequence[tuple[str, str]]:
-    """The kinds of reader there are."""
-    c = subscribers.c
-    rows = connection.execute(
-        select(c.language, c.format).where(c.is_drill == is_drill, c.state == "active").distinct()
-    )
-    return [(row.language, row.format) for row in rows]
-
-
 def get(connection: Connection, id: int) -> Subscriber | None:
     row = connection.execute(select(subscribers).where(subscribers.c.id == id)).one_or_none()
     return Subscriber(**row._mapping) if row else None
