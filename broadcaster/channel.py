@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 from broadcaster.clock import Clock
 from broadcaster.message import Image, Message, Mode
@@ -75,17 +75,17 @@ class Page:
         return f'"{hashlib.sha256(self.body).hexdigest()[:32]}"'
 
 
-@dataclass(frozen=True, kw_only=True)
-class Receipt:
+class Receipt(NamedTuple):
     """Proof that something was taken: the medium's own id or answer."""
 
     evidence: str = ""
     detail: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Letter:
-    """One reader's copy: `key` is the ledger row, and the same key gives the same Message-ID."""
+class Letter(NamedTuple):
+    """One reader's copy: `key` is the ledger row, and the same key gives the same Message-ID.
+
+    A tuple, as the other values of which there is one for each mail: it is made ten times as fast as a frozen class."""
 
     key: int
     part: str
@@ -98,8 +98,7 @@ class Letter:
     category: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one letter. `stage` is where it was said: MAIL, RCPT, DATA. With neither a receipt nor a failure it
     did not leave: it may go again at once, and that was no attempt."""
 

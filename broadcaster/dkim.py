@@ -12,13 +12,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+from broadcaster.mime import Hole, Stencil
 
 LEAST_BITS = 1024
 """RFC 8301 §3.2; receivers refuse less."""
@@ -54,35 +56,53 @@ class Signer:
             raise KeyNotUsable(f"dkim_key が短すぎます（{key.key_size}ビット）。2048ビットで作り直してください。")
         return cls(domain=domain, selector=selector, key=key)
 
-    def sign(self, headers: Sequence[tuple[str, str]], body: bytes) -> str:
-        """The DKIM-Signature header for these headers and this body, with the line break that ends it.
+    def of(self, headers: Sequence[tuple[str, str | None]]) -> Signature:
+        """For the mails that have these headers, None where a reader's own value stands."""
+        return Signature(self, headers)
+
+
+class Signature:
+    """What all mails of a template have in common is put into form once; a mail costs two hashes and the signature."""
+
+    def __init__(self, signer: Signer, headers: Sequence[tuple[str, str | None]]) -> None:
+        names = _named(headers)
+        self._key = signer.key
+        self._unsigned = (
+            f"v=1; a=rsa-sha256; c=relaxed/relaxed; d={signer.domain}; s={signer.selector};\r\n"
+            f" h={':'.join(names)};\r\n bh=",
+            ";\r\n b=",
+        )
+        before, after = (_unfolded(part) for part in self._unsigned)
+        self._hashed = Stencil([*_hashed(headers, names), f"dkim-signature:{before}", _BODY_HASH, after])
+
+    def header(self, own: Mapping[str, str], body: bytes) -> str:
+        """The DKIM-Signature header, with the line break that ends it. `own` are the values of the reader's headers.
 
         `body` is in canonical form already: lines end in CRLF, no blank ends a line, none stands twice (base64 is so)."""
-        names = _named(headers)
-        unsigned = (
-            f"v=1; a=rsa-sha256; c=relaxed/relaxed; d={self.domain}; s={self.selector};\r\n"
-            f" h={':'.join(names)};\r\n bh={_base64(hashlib.sha256(body).digest())};\r\n b="
-        )
-        signature = _base64(self.key.sign(_hashed(headers, names, unsigned), padding.PKCS1v15(), hashes.SHA256()))
-        folded = "\r\n ".join(signature[at : at + 72] for at in range(0, len(signature), 72))
-        return f"DKIM-Signature: {unsigned}{folded}\r\n"
+        body_hash = _base64(hashlib.sha256(body).digest())
+        said = self._hashed.fill({**{name: _relaxed(value) for name, value in own.items()}, _BODY_HASH: body_hash})
+        signature = _base64(self._key.sign(said.encode("ascii"), _PADDING, _SHA256))
+        before, after = self._unsigned
+        folded = "\r\n ".join([signature[at : at + 72] for at in range(0, len(signature), 72)])
+        return f"DKIM-Signature: {before}{body_hash}{after}{folded}\r\n"
 
 
-def _named(headers: Sequence[tuple[str, str]]) -> list[str]:
+_PADDING, _SHA256 = padding.PKCS1v15(), hashes.SHA256()
+_BODY_HASH = Hole("bh")
+
+
+def _named(headers: Sequence[tuple[str, str | None]]) -> list[str]:
     present = {name for name, _ in headers}
     return [*(name.lower() for name in SIGNED if name in present), *(name.lower() for name in OVERSIGNED)]
 
 
-def _hashed(headers: Sequence[tuple[str, str]], names: Sequence[str], unsigned: str) -> bytes:
-    """What is signed (RFC 6376 §3.7): the named headers in relaxed form, then this one with an empty `b=`."""
-    standing = {name.lower(): value for name, value in headers}
-    lines = []
-    for name in names:
-        value = standing.pop(name, None)
-        if value is not None:
-            lines.append(f"{name}:{_relaxed(value)}\r\n")
-    lines.append(f"dkim-signature:{_relaxed(unsigned)}")
-    return "".join(lines).encode("ascii")
+def _hashed(headers: Sequence[tuple[str, str | None]], names: Sequence[str]) -> Iterator[str]:
+    """What is signed (RFC 6376 §3.7): the named headers in relaxed form; this one with an empty `b=` follows."""
+    standing = {name.lower(): (name, value) for name, value in headers}
+    for lower in names:
+        if lower in standing:
+            name, value = standing.pop(lower)
+            yield from (f"{lower}:", Hole(name) if value is None else _relaxed(value), "\r\n")
 
 
 _BLANKS = re.compile(r"[ \t\r\n]+")
@@ -90,7 +110,11 @@ _BLANKS = re.compile(r"[ \t\r\n]+")
 
 def _relaxed(value: str) -> str:
     """RFC 6376 §3.4.2: unfolded, runs of blanks one blank, none at the ends."""
-    return _BLANKS.sub(" ", value).strip()
+    return _unfolded(value).strip()
+
+
+def _unfolded(value: str) -> str:
+    return _BLANKS.sub(" ", value)
 
 
 def _base64(data: bytes) -> str:

@@ -23,7 +23,6 @@ import os
 import re
 import secrets
 import stat
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +66,7 @@ class KeyRing:
 
     @property
     def newest(self) -> str:
-        return list(self.keys)[-1]
+        return next(reversed([*self.keys]))
 
     def mint_leave(self, subscriber: int, epoch: int, topic: int) -> str:
         """The token by which this reader leaves this topic."""
@@ -98,7 +97,7 @@ class KeyRing:
         return subscriber, topic
 
     def _mac(self, letter: str, purpose: str, claim: bytes, epoch: int) -> bytes:
-        said = claim + struct.pack(">Q", epoch) + purpose.encode()
+        said = claim + epoch.to_bytes(8, "big") + purpose.encode()
         return hmac.digest(self._key(letter, purpose), said, "sha256")[:_MAC_BYTES]
 
     def _key(self, letter: str, purpose: str) -> bytes:

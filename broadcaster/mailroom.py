@@ -98,8 +98,7 @@ class Tray:
         self.size += 1
 
     def next(self, may_take: Mapping[str, Domain], lane: Lane, now: datetime) -> Letter | None:
-        for domain in list(self.by_domain):
-            waiting = self.by_domain[domain]
+        for domain, waiting in self.by_domain.items():
             if not may_take[domain].may_take(lane, now):
                 continue
             letter = waiting.popleft()
@@ -146,17 +145,21 @@ class Relay:
 
     def __init__(self, most_waiting: int, mails_per_s: float) -> None:
         self._most, self._rate = most_waiting, mails_per_s
+        self._is_bounded = most_waiting > 0 and mails_per_s > 0
         self._level, self._at = 0.0, None
 
     _at: datetime | None
 
     def has_room(self, now: datetime) -> bool:
+        if not self._is_bounded:
+            return True
         self._drain(now)
-        return not self._most or not self._rate or self._level < self._most
+        return self._level < self._most
 
     def took(self, now: datetime) -> None:
-        self._drain(now)
-        self._level += 1
+        if self._is_bounded:
+            self._drain(now)
+            self._level += 1
 
     def _drain(self, now: datetime) -> None:
         if self._at is not None:
@@ -274,8 +277,9 @@ class Mailroom:
 
     async def _open_mailing(self, mailing: Delivery) -> None:
         issue = await self.database.reads(issues.by_id, mailing.issue_id)
-        assert mailing.payload is not None
-        await asyncio.to_thread(self.channel.load, issue.id, mailing.payload)
+        payload = (await self.database.reads(deliveries.get, mailing.id)).payload
+        assert payload is not None
+        await asyncio.to_thread(self.channel.load, issue.id, payload)
         self._open[mailing.id] = _Open(
             issue=issue.id, part=mailing.part, category=issue.message.category, is_drill=issue.message.is_drill
         )

@@ -13,13 +13,16 @@ no dot (RFC 5321 §4.5.2).
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
+import itertools
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from email.header import Header
 from email.utils import format_datetime, formataddr
+from typing import NamedTuple, Protocol, cast
 
 from broadcaster.clock import local
 
@@ -39,8 +42,7 @@ class NotSpliceable(ValueError):
     """An address or a link that must not stand in a header. Holds neither."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fields:
+class Fields(NamedTuple):
     """What is one reader's own. Message-IDs without their angle brackets."""
 
     to: str
@@ -57,25 +59,62 @@ class Text:
     words: str
 
 
+class Stencil:
+    """Text with named holes, joined once; filling it is one join more."""
+
+    def __init__(self, parts: Iterable[str]) -> None:
+        self._parts: list[str] = []
+        for is_hole, run in itertools.groupby(parts, lambda part: isinstance(part, Hole)):
+            self._parts.extend(run if is_hole else ["".join(run)])
+
+    def fill(self, values: Mapping[str, str]) -> str:
+        """Raises KeyError for a hole without a value."""
+        return "".join([part if type(part) is str else values[part] for part in self._parts])
+
+
+class Hole(str):
+    """The name of what is filled in."""
+
+    __slots__ = ()
+
+
+class Signature(Protocol):
+    """Signs mails of one template."""
+
+    def header(self, own: Mapping[str, str], body: bytes) -> str:
+        """The header for these values of the holes and this body, with the line break that ends it."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Template:
     """The ready pieces. A header is `(name, value)`; a value of None is filled in for each reader."""
 
     headers: tuple[tuple[str, str | None], ...]
     body: tuple[Piece, ...]
+    _head: Stencil = field(init=False, repr=False, compare=False)
+    _bodies: dict[int, tuple[bytes | Tail, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def header_lines(self, fields: Fields) -> list[tuple[str, str]]:
-        """The headers of this reader's copy, in order. Raises NotSpliceable."""
+    def __post_init__(self) -> None:
+        lines = ((f"{name}: ", Hole(name) if value is None else value, "\r\n") for name, value in self.headers)
+        object.__setattr__(self, "_head", Stencil(itertools.chain(*lines, ("\r\n",))))
+
+    def splice(self, fields: Fields, *, signature: Signature | None = None) -> bytes:
+        """This reader's mail, its signature first. Raises NotSpliceable."""
         own = _own_headers(fields)
-        return [(name, own[name] if value is None else value) for name, value in self.headers if value or name in own]
+        body = self._body(fields.leave)
+        before = signature.header(own, body) if signature is not None else ""
+        try:
+            return (before + self._head.fill(own)).encode("ascii") + body
+        except KeyError:
+            raise NotSpliceable("a message that refers to others, and fields that name none") from None
 
-    def body_bytes(self, leave: str) -> bytes:
-        return b"".join(piece.bytes_for(leave) for piece in self.body)
-
-    def splice(self, fields: Fields, *, before: str = "") -> bytes:
-        """This reader's mail. `before` is a header block that stands first, such as a signature."""
-        lines = "".join(f"{name}: {value}\r\n" for name, value in self.header_lines(fields))
-        return f"{before}{lines}\r\n".encode("ascii") + self.body_bytes(fields.leave)
+    def _body(self, leave: str) -> bytes:
+        link = leave.encode("ascii")
+        pieces = self._bodies.get(len(link))
+        if pieces is None:
+            pieces = self._bodies[len(link)] = tuple(_joined(piece.around(len(link)) for piece in self.body))
+        return b"".join([piece if type(piece) is bytes else piece.around(link) for piece in pieces])  # type: ignore[union-attr]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +124,52 @@ class Piece:
     fixed: bytes
     tail: tuple[bytes, bytes] | None = None
 
-    def bytes_for(self, leave: str) -> bytes:
+    def around(self, length: int) -> Iterator[bytes | Tail]:
+        """The same for links of so many bytes: of the tail, only the groups that hold the link are left to encode."""
+        yield self.fixed
         if self.tail is None:
-            return self.fixed
+            return
         before, after = self.tail
-        return self.fixed + _base64(before + leave.encode("ascii") + after)
+        whole = before + b"?" * length + after
+        first, end = len(before) // 3 * 3, -(-(len(before) + length) // 3) * 3
+        lines = _base64(whole)
+        start, stop = _place(first), _place(end) if end < len(whole) else len(lines) - len(b"\r\n")
+        breaks = [at - start for at in range(76, len(lines), 78) if start < at < stop]
+        yield lines[:start]
+        yield Tail(opening=whole[first : len(before)], closing=whole[len(before) + length : end], breaks=tuple(breaks))
+        yield lines[stop:]
+
+
+def _place(bytes_before: int) -> int:
+    """Where a group begins in lines of 76 with their ends."""
+    letters = bytes_before // 3 * 4
+    return letters + letters // 76 * 2
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The base64 groups that hold the link, and where a line ends among them."""
+
+    opening: bytes
+    closing: bytes
+    breaks: tuple[int, ...]
+
+    def around(self, link: bytes) -> bytes:
+        encoded = binascii.b2a_base64(self.opening + link + self.closing, newline=False)
+        for at in self.breaks:
+            encoded = encoded[:at] + b"\r\n" + encoded[at:]
+        return encoded
+
+
+def _joined(pieces: Iterable[Iterator[bytes | Tail]]) -> Iterator[bytes | Tail]:
+    """Neighbours that are the same for everybody as one."""
+    for is_fixed, run in itertools.groupby(
+        itertools.chain.from_iterable(pieces), lambda piece: isinstance(piece, bytes)
+    ):
+        if is_fixed:
+            yield b"".join(cast(Iterator[bytes], run))
+        else:
+            yield from run
 
 
 def template(
@@ -252,4 +332,16 @@ def _lines(made: Template) -> Iterator[bytes]:
         yield from piece.fixed.split(b"\r\n")
 
 
-__all__ = ["LEAVE", "Fields", "NotSpliceable", "Piece", "Template", "Text", "mailbox", "template"]
+__all__ = [
+    "LEAVE",
+    "Fields",
+    "Hole",
+    "NotSpliceable",
+    "Piece",
+    "Signature",
+    "Stencil",
+    "Template",
+    "Text",
+    "mailbox",
+    "template",
+]

@@ -20,6 +20,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from broadcaster.channel import (
     ChannelClosed,
@@ -38,16 +39,14 @@ MOST_REPLY = 16_384
 """Bytes of one reply; more is no mail server."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mail:
+class Mail(NamedTuple):
     """A letter as it goes out: the envelope's recipient, and the bytes."""
 
     recipient: str
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     code: int
     text: str
 
@@ -278,6 +277,8 @@ class Session(asyncio.Protocol):
 
     def _masked(self, job: _Job, reply: Reply) -> Reply:
         """Servers like to repeat the address, often in small letters; the record of a reader holds no address."""
+        if "@" not in reply.text:
+            return reply
         address = f"{re.escape(job.mail.recipient)}|{re.escape(job.letter.address)}"
         return Reply(reply.code, re.sub(address, "…", reply.text, flags=re.IGNORECASE))
 

@@ -66,16 +66,18 @@ class Ward:
     by_hand: tuple[str, ...]  # media that people serve by hand; named in messages, sent by nobody here
     emergency_category: str = "emergency"
     _towns: Mapping[str, Town] = field(init=False, repr=False, compare=False)
+    _categories: Mapping[str, Category] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_towns", {town.name: town for town in self.towns})
+        object.__setattr__(self, "_categories", {category.id: category for category in self.categories})
 
     def category(self, name: str) -> Category | None:
         """By its id, its name or an older name."""
         return next((c for c in self.categories if name in (c.id, c.name, *c.aliases)), None)
 
     def category_by_id(self, id: str) -> Category:
-        return next(category for category in self.categories if category.id == id)
+        return self._categories[id]
 
     def district(self, name: str) -> District | None:
         return next((d for d in self.districts if name in (d.code, d.name)), None)

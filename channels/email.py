@@ -31,6 +31,7 @@ Why it is so:
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,7 +50,7 @@ from broadcaster.channel import (
     TemporaryFailure,
 )
 from broadcaster.clock import parse_instant
-from broadcaster.dkim import KeyNotUsable, Signer
+from broadcaster.dkim import KeyNotUsable, Signature, Signer
 from broadcaster.message import LANGUAGES, Info, Message, Mode
 from broadcaster.mime import LEAVE, Fields, Template, Text
 from broadcaster.smtp_session import Mail, Session
@@ -79,12 +80,17 @@ class Relay:
     sender: str
     list_id: str
 
+    @functools.cached_property
+    def domain(self) -> str:
+        return _domain(self.sender)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
     """The words of one part, ready for every reader, and the messages that it refers to."""
 
     template: Template
+    signature: Signature | None
     identifier: str
     references: tuple[str, ...]
 
@@ -228,17 +234,19 @@ class Email:
             texts.append(Text(subtype="html", words=content["html"]))
         ward = self.kit.ward
         is_japanese = content["language"] == "ja"
+        template = mime.template(
+            sender=(ward.mail_name if is_japanese else ward.mail_name_english, self.relay.sender),
+            subject=content["subject"],
+            sent_at=parse_instant(content["sent_at"]),
+            language=content["language"],
+            list_id=self.relay.list_id,
+            texts=texts,
+            is_urgent=content["is_urgent"],
+            has_references=bool(content["references"]),
+        )
         self._loaded[issue, payload.part] = Loaded(
-            template=mime.template(
-                sender=(ward.mail_name if is_japanese else ward.mail_name_english, self.relay.sender),
-                subject=content["subject"],
-                sent_at=parse_instant(content["sent_at"]),
-                language=content["language"],
-                list_id=self.relay.list_id,
-                texts=texts,
-                is_urgent=content["is_urgent"],
-                has_references=bool(content["references"]),
-            ),
+            template=template,
+            signature=self.signer.of(template.headers) if self.signer is not None else None,
             identifier=content["identifier"],
             references=tuple(content["references"]),
         )
@@ -258,21 +266,16 @@ class Email:
             to=letter.address,
             message_id=self._message_id(loaded.identifier, letter),
             leave=self.kit.leave_link(letter),
-            references=tuple(self._message_id(earlier, letter) for earlier in loaded.references),
+            references=tuple([self._message_id(earlier, letter) for earlier in loaded.references]),
         )
         try:
-            return Mail(recipient=mime.mailbox(letter.address), content=self._bytes(loaded.template, fields))
+            content = loaded.template.splice(fields, signature=loaded.signature)
+            return Mail(recipient=mime.mailbox(letter.address), content=content)
         except mime.NotSpliceable:
             raise PermanentFailure("メールに使えない宛先です。名簿を直してください。") from None
 
-    def _bytes(self, template: Template, fields: Fields) -> bytes:
-        if self.signer is None:
-            return template.splice(fields)
-        signature = self.signer.sign(template.header_lines(fields), template.body_bytes(fields.leave))
-        return template.splice(fields, before=signature)
-
     def _message_id(self, identifier: str, letter: Letter) -> str:
-        return f"{identifier}.{letter.subscriber:x}@{_domain(self.relay.sender)}"
+        return f"{identifier}.{letter.subscriber:x}@{self.relay.domain}"
 
     # Lines
 

@@ -90,7 +90,7 @@ def a_letter(n: int = 1, *, part: str = "ja.text", address: str = "", issue: int
         is_drill=False,
         category="notice",
     )
-    return replace(letter, **changes)
+    return letter._replace(**changes)
 
 
 def loaded(channel: Email, message: Message, issue: int = ISSUE) -> Email:

@@ -6,7 +6,6 @@ import email
 import email.policy
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from email.message import EmailMessage
 
 import dkim
@@ -134,7 +133,7 @@ def test_the_same_letter_has_the_same_bytes_at_every_attempt() -> None:
 
 
 def test_a_correction_names_what_it_corrects_and_all_before_it() -> None:
-    mail = parsed(a_template(has_references=True).splice(replace(READER, references=("1@a.example", "2@a.example"))))
+    mail = parsed(a_template(has_references=True).splice(READER._replace(references=("1@a.example", "2@a.example"))))
     assert mail["In-Reply-To"] == "<2@a.example>"
     assert mail["References"].split() == ["<1@a.example>", "<2@a.example>"]
 
@@ -191,7 +190,7 @@ def test_a_subject_is_read_as_it_was_written(subject: str) -> None:
 )  # fmt: skip
 def test_an_address_that_is_none_is_never_spliced(address: str) -> None:
     with pytest.raises(NotSpliceable) as caught:
-        a_template().splice(replace(READER, to=address))
+        a_template().splice(READER._replace(to=address))
     assert not address or address not in str(caught.value)
 
 
@@ -199,7 +198,7 @@ def test_an_address_that_is_none_is_never_spliced(address: str) -> None:
 @given(address=st.text(max_size=20) | st.from_regex(r"[!-~]{1,12}@[a-z.,;<>\s]{1,12}", fullmatch=True))
 def test_an_address_is_one_recipient_or_none(address: str) -> None:
     try:
-        mail = a_template(html=None).splice(replace(READER, to=address))
+        mail = a_template(html=None).splice(READER._replace(to=address))
     except NotSpliceable:
         return
     head = mail.partition(b"\r\n\r\n")[0].decode()
@@ -221,7 +220,7 @@ def test_an_address_is_one_recipient_or_none(address: str) -> None:
 )  # fmt: skip
 def test_a_link_that_could_end_its_header_is_never_spliced(link: str) -> None:
     with pytest.raises(NotSpliceable):
-        a_template().splice(replace(READER, leave=link))
+        a_template().splice(READER._replace(leave=link))
 
 
 @pytest.mark.parametrize(
@@ -260,7 +259,7 @@ KEY = a_key()
 
 def signed(made: Template, fields: Fields = READER) -> bytes:
     signer = Signer.from_pem(as_pem(KEY), domain="shinagawa.example.jp", selector="s1")
-    return made.splice(fields, before=signer.sign(made.header_lines(fields), made.body_bytes(fields.leave)))
+    return made.splice(fields, signature=signer.of(made.headers))
 
 
 def published(key: rsa.RSAPrivateKey = KEY) -> Callable[..., bytes]:
@@ -278,9 +277,25 @@ def holds(mail: bytes) -> bool:
     return bool(dkim.verify(mail, dnsfunc=published()))
 
 
+@given(
+    before=st.text("ab大\n", max_size=130), after=st.text("cd町\n", max_size=130), length=st.integers(1, 60)
+)  # every place in a group of three and in a line of 76
+def test_a_link_anywhere_in_a_line_gives_the_bytes_of_the_standard_library(
+    before: str, after: str, length: int
+) -> None:
+    link = f"http://a/{'x' * length}"
+    mail = a_template(text=f"{before}{LEAVE}{after}", html=None).splice(READER._replace(leave=link))
+    lines = mail.partition(b"\r\n\r\n")[2].split(b"\r\n")
+    assert all(len(line) <= 76 for line in lines)
+    assert lines[-1] == b""
+    said = without_blanks_at_ends(mime.base64.b64decode(b"".join(lines), validate=False).decode())
+    assert link in said
+    assert said == without_blanks_at_ends(f"{before}{link}{after}".rstrip("\n").replace("\n", "\r\n") + "\r\n")
+
+
 @pytest.mark.parametrize("made", [a_template(), a_template(html=None), a_template(has_references=True, name="Ward")])
 def test_another_implementation_finds_our_signature_good(made: Template) -> None:
-    mail = signed(made, replace(READER, references=("1@a.example", "2@a.example")))
+    mail = signed(made, READER._replace(references=("1@a.example", "2@a.example")))
     assert holds(mail)
     assert parsed(mail).keys()[0] == "DKIM-Signature"
 

@@ -12,7 +12,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, case, exists, func, insert, literal, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Select,
+    String,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.engine import Row
 
 from broadcaster.channel import Payload
@@ -94,15 +108,36 @@ def add(
             due_at=due_at,
             created_at=due_at,
             expires_at=expires_at,
-            payload=json.dumps(dict(payload.content), ensure_ascii=False) if payload else "",
+            payload=written_payload(payload),
             after_id=after_id,
-            audience=json.dumps(audience) if audience is not None else "",
+            audience=written_audience(audience),
             fanned_to=0 if audience is not None else None,
             evidence=evidence,
         )
         .returning(deliveries.c.id)
     ).scalar_one()
     return id
+
+
+def written_payload(payload: Payload | None) -> str:
+    return json.dumps(dict(payload.content), ensure_ascii=False) if payload else ""
+
+
+def written_audience(audience: Mapping[str, Any] | None) -> str:
+    return json.dumps(audience) if audience is not None else ""
+
+
+def add_together(connection: Connection, rows: Sequence[Mapping[str, object]]) -> None:
+    """Many at once: rows of `issue_id, key, channel, part, kind, mode, lane, state, due_at, created_at, expires_at,
+    payload, after_key, audience, fanned_to, settled_at`. One that goes after another follows it in the list, and names
+    it by its key."""
+    connection.execute(_ADD_TOGETHER, rows)
+
+
+_before = deliveries.alias("before")
+_ADD_TOGETHER = insert(deliveries).values(
+    after_id=select(_before.c.id).where(_before.c.key == bindparam("after_key", type_=String)).scalar_subquery()
+)
 
 
 def get(connection: Connection, id: int) -> Delivery:
@@ -196,8 +231,9 @@ def settle(connection: Connection, delivery: Delivery, tried: Tried, *, began_at
             evidence=tried.evidence,
         )
     )
-    if done and tried.state in (State.FAILED, State.STOPPED):
-        _give_up_followers(connection, delivery.id, tried.state, ended_at)
+    if done and tried.state in (State.FAILED, State.STOPPED, State.UNKNOWN):
+        state = State.STOPPED if tried.state is State.UNKNOWN else tried.state
+        _give_up_followers(connection, delivery.id, state, ended_at)
     return bool(done)
 
 
@@ -225,6 +261,22 @@ def release(connection: Connection, worker_ids: Collection[int]) -> int:
     ).rowcount
 
 
+def give_back(connection: Connection, *, channel: str, mode: Mode, lane: Lane, worker: int) -> int:
+    """What this worker holds of one lane of a channel without knowing of it: the end of a claim was not heard."""
+    return connection.execute(
+        update(deliveries)
+        .where(
+            deliveries.c.state == literal(int(State.IN_FLIGHT), literal_execute=True),
+            deliveries.c.worker_id == worker,
+            deliveries.c.channel == channel,
+            deliveries.c.mode == mode,
+            deliveries.c.lane == lane,
+            deliveries.c.kind != MAILING,
+        )
+        .values(state=int(State.QUEUED), worker_id=None, is_in_doubt=deliveries.c.kind == PUSH)
+    ).rowcount
+
+
 def waiting(connection: Connection, channel: str, mode: Mode, lane: Lane, most: int) -> int:
     """How many wait, counted up to `most`."""
     some = (
@@ -241,13 +293,15 @@ def waiting(connection: Connection, channel: str, mode: Mode, lane: Lane, most: 
 
 
 def stop_waiting(connection: Connection, issue_ids: Collection[int], *, at: datetime, detail: str) -> int:
-    """Stop every push and board of these issues that is not on its way. Mailings are stopped letter by letter."""
+    """Stop every push of these issues that has not been on its way. What may have gone out is looked up first, or it
+    could stand for ever with nobody to take it back. Mailings are stopped letter by letter."""
     return connection.execute(
         update(deliveries)
         .where(
             deliveries.c.issue_id.in_(list(issue_ids)),
             deliveries.c.state == int(State.QUEUED),
-            deliveries.c.kind.in_((PUSH,)),
+            deliveries.c.kind == PUSH,
+            deliveries.c.is_in_doubt.is_(False),
         )
         .values(state=State.STOPPED, settled_at=at, detail=detail)
     ).rowcount
@@ -300,9 +354,12 @@ def attempts_of(connection: Connection, delivery_id: int) -> Sequence[Attempt]:
 
 
 def open_mailings(connection: Connection, channel: str, mode: Mode) -> Sequence[Delivery]:
-    """Mailings that are not finished, in the order in which they are served."""
+    """Mailings that are not finished, in the order in which they are served; without their payloads, because this is
+    asked all the time while letters go out."""
     rows = connection.execute(
-        select(deliveries)
+        select(
+            *(column if column is not deliveries.c.payload else literal("").label("payload") for column in deliveries.c)
+        )
         .where(
             deliveries.c.channel == channel,
             deliveries.c.mode == mode,
