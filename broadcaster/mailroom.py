@@ -272,7 +272,7 @@ class Mailroom:
     def _claim(self, connection: Connection, mailing: Delivery, now: datetime, wanted: int) -> list[Claimed]:
         claimed = recipients.claim(connection, mailing.id, worker=self.worker.id, now=now, limit=wanted)
         if claimed:
-            deliveries.note_first_attempt(connection, [mailing.id], now)
+            deliveries.note_first_attempt(connection, mailing.id, now)
         return claimed
 
     async def _open_mailing(self, mailing: Delivery) -> None:

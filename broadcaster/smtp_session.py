@@ -86,12 +86,13 @@ class Session(asyncio.Protocol):
         most_for: Mapping[str, int],
     ) -> None:
         self._transport = transport
-        self._sender = sender
+        self._mail = f"MAIL FROM:<{sender}>\r\n".encode()
         self._write = write
         self._pipelining = pipelining
         self._timeout_s, self._silent_s = timeout_s, silent_s
         self._most_for = most_for
         self._expected: deque[tuple[_Step, _Job]] = deque()
+        self._turn: tuple[_Job, _Job] | None = None  # a body and the envelope behind it are all that is expected
         self._buffer = b""
         self._reply_lines: list[str] = []
         self._carried_for: dict[str, int] = {}
@@ -145,6 +146,8 @@ class Session(asyncio.Protocol):
             if before:
                 self._transport.write(before)
             return False
+        if before and not self._needs_reset:
+            self._turn = self._expected[-1][1], job
         if not self._expected:
             self._heard_at = self._loop.time()
         if self._needs_reset:
@@ -163,7 +166,7 @@ class Session(asyncio.Protocol):
         return None
 
     def _envelope(self, job: _Job) -> bytes:
-        mail = f"MAIL FROM:<{self._sender}>\r\n".encode()
+        mail = self._mail
         self._expected.append((self._after_mail, job))
         if not self._pipelining:
             return mail
@@ -174,6 +177,10 @@ class Session(asyncio.Protocol):
     # In
 
     def data_received(self, data: bytes) -> None:
+        if self._turn is not None and not self._buffer and (taken := _all_well(data)) is not None:
+            self._turned(*self._turn, taken)
+            return
+        self._turn = None
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         if len(self._buffer) > MOST_REPLY or len(self._reply_lines) > MOST_REPLY // 80:
             self._end(TemporaryFailure("中継の返事が長すぎます。メールの中継かどうか、設定を確かめてください。"))
@@ -182,6 +189,14 @@ class Session(asyncio.Protocol):
             if self._lost is not None:
                 return
             self._line_received(line.rstrip(b"\r"))
+
+    def _turned(self, taken: _Job, job: _Job, said: str) -> None:
+        """The four replies that a letter costs came together and were good: no need to look at each."""
+        self._turn = None
+        self._heard_at = self._loop.time()
+        self._expected.clear()
+        self._after_body(taken, Reply(250, said), is_last=False)
+        self._send_body(job)
 
     def _line_received(self, line: bytes) -> None:
         if not line[:3].isdigit():
@@ -265,14 +280,14 @@ class Session(asyncio.Protocol):
         self._settle(job.letter, job.refusal)
         self._begin()
 
-    def _after_body(self, job: _Job, reply: Reply) -> None:
+    def _after_body(self, job: _Job, reply: Reply, *, is_last: bool = True) -> None:
         reply = self._masked(job, reply)
         if reply.is_good:
             self._has_carried = True
             self._settle(job.letter, Outcome(receipt=Receipt(evidence=reply.text), stage="DATA"))
         else:
             self._settle(job.letter, Outcome(failure=reply.failure(), stage="DATA"))
-        if not self._expected:
+        if is_last and not self._expected:
             self._begin()
 
     def _masked(self, job: _Job, reply: Reply) -> Reply:
@@ -339,8 +354,19 @@ class Session(asyncio.Protocol):
         if behind is None:
             return
         self._is_ending = True  # its envelope is on the wire here: this session cannot go on
+        self._turn = None
         self._expected = deque((step, job) for step, job in self._expected if job is not behind)
         self._settle(behind.letter, NOT_TRIED)
+
+
+def _all_well(data: bytes) -> str | None:
+    """What was said of the body, if these are its reply and those to MAIL, RCPT and DATA behind it, whole and good."""
+    lines = data.split(b"\r\n")
+    if len(lines) == 5 and not lines[4] and lines[3].startswith(b"354 "):
+        body, mail, rcpt, _, _ = lines
+        if body.startswith(b"250 ") and mail.startswith(b"250 ") and rcpt.startswith(b"250 "):
+            return body.decode("utf-8", "replace")
+    return None
 
 
 def _rcpt(job: _Job) -> bytes:

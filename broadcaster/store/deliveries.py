@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
+    Integer,
     Select,
     String,
     and_,
@@ -372,22 +373,36 @@ def open_mailings(connection: Connection, channel: str, mode: Mode) -> Sequence[
     return [_delivery(row) for row in rows]
 
 
-def note_first_attempt(connection: Connection, ids: Collection[int], at: datetime) -> None:
-    connection.execute(
-        update(deliveries)
-        .where(deliveries.c.id.in_(list(ids)), deliveries.c.first_attempt_at.is_(None))
-        .values(first_attempt_at=at)
-    )
+def note_first_attempt(connection: Connection, id: int, at: datetime) -> None:
+    connection.execute(_NOTE_FIRST_ATTEMPT, {"delivery": id, "at": at})
 
 
-def count(connection: Connection, id: int, **more: int) -> None:
-    """Add to the counts of a mailing, and to them only."""
-    if more := {name: n for name, n in more.items() if n}:
-        connection.execute(
-            update(deliveries)
-            .where(deliveries.c.id == id)
-            .values({name: deliveries.c[name] + n for name, n in more.items()})
+_NOTE_FIRST_ATTEMPT = (
+    update(deliveries)
+    .where(deliveries.c.id == bindparam("delivery"), deliveries.c.first_attempt_at.is_(None))
+    .values(first_attempt_at=bindparam("at"))
+)
+_COUNTED = ("delivered", "failed", "unknown", "stopped")
+_COUNT = (
+    update(deliveries)
+    .where(deliveries.c.id == bindparam("delivery"))
+    .values({name: deliveries.c[name] + bindparam(f"more_{name}", type_=Integer) for name in _COUNTED})
+    .returning(
+        and_(
+            deliveries.c.fanned_to.is_(None),
+            deliveries.c.delivered + deliveries.c.failed + deliveries.c.unknown + deliveries.c.stopped
+            == deliveries.c.total,
         )
+    )
+)
+"""These two run for every batch of letters: made once, because making a statement costs more than running it."""
+
+
+def count(connection: Connection, id: int, now: datetime, **more: int) -> None:
+    """Add to the counts of a mailing, and settle it when that was its last letter."""
+    added = {f"more_{name}": more.get(name, 0) for name in _COUNTED}
+    if any(added.values()) and connection.execute(_COUNT, {"delivery": id, **added}).scalar():
+        finish_mailings(connection, [id], now)
 
 
 def fanned(connection: Connection, id: int, *, to: int | None, more: int, stopped: int = 0) -> None:

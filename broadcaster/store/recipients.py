@@ -6,18 +6,22 @@ transaction. Claims and marks go by batches along partial indexes, so their cost
 
 from __future__ import annotations
 
-import json
+import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    ARRAY,
     JSON,
     BigInteger,
     Connection,
+    Integer,
     Select,
     SmallInteger,
+    Update,
+    any_,
     bindparam,
     func,
     insert,
@@ -144,7 +148,7 @@ def has_readers(connection: Connection, audience: Mapping[str, Any]) -> bool:
     return connection.execute(_ANYBODY, audience).first() is not None
 
 
-_NAMED = {name: bindparam(name) for name in ("language", "format", "topic", "districts", "is_drill")}
+_NAMED: Mapping[str, Any] = {name: bindparam(name) for name in ("language", "format", "topic", "districts", "is_drill")}
 _ANYBODY = (
     select(subscribers.c.id)
     .where(
@@ -162,43 +166,58 @@ _ANYBODY = (
 # Claims and marks
 
 
-def due_query(delivery_id: int, now: datetime, limit: int) -> Select[tuple[int]]:
-    r = recipients.c
-    return (
-        select(r.subscriber_id)
-        .where(
-            r.delivery_id == delivery_id,
-            r.state == literal_column("0", SmallInteger),  # spelled out, so that the partial index is used
-            r.due_at <= microseconds(now),
-        )
-        .order_by(r.due_at, r.subscriber_id)
-        .limit(limit)
+_R, _S = recipients.c, subscribers.c
+_DUE = (
+    select(_R.subscriber_id)
+    .where(
+        _R.delivery_id == bindparam("delivery"),
+        _R.state == literal_column("0", SmallInteger),  # spelled out, so that the partial index is used
+        _R.due_at <= bindparam("now", type_=BigInteger),
     )
+    .order_by(_R.due_at, _R.subscriber_id)
+    .limit(bindparam("most", type_=Integer))
+)
+
+
+def due_query(delivery_id: int, now: datetime, limit: int) -> Select[tuple[int]]:
+    """The letters that a claim takes."""
+    return _DUE.params(delivery=delivery_id, now=microseconds(now), most=limit)
+
+
+@functools.cache
+def _claiming(dialect: str) -> tuple[Select[tuple[Any]], Update]:
+    """What is due with its readers, as one value: fetching row by row would hand the interpreter to a busy event loop
+    at each of them. And the words that take these in hand. Made once: making a statement costs more than running it."""
+    due = _DUE.add_columns(_R.attempts).with_for_update(skip_locked=True).cte("due")
+    if dialect == "sqlite":
+        one, all_of = func.json_array, func.json_group_array
+        chosen: Any = _R.subscriber_id.in_(
+            select(func.json_each(bindparam("ids", type_=JSON)).table_valued("value").c.value)
+        )
+    else:
+        one, all_of = func.json_build_array, func.json_agg
+        chosen = _R.subscriber_id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
+    row = one(due.c.subscriber_id, due.c.attempts, _S.email, _S.domain, _S.epoch)
+    readers = select(all_of(row, type_=JSON)).select_from(due.outerjoin(subscribers, _S.id == due.c.subscriber_id))
+    take = (
+        update(recipients)
+        .where(_R.delivery_id == bindparam("delivery"), chosen)
+        .values(state=int(State.IN_FLIGHT), worker_id=bindparam("worker"))
+    )
+    return readers, take
 
 
 def claim(connection: Connection, delivery_id: int, *, worker: int, now: datetime, limit: int) -> list[Claimed]:
     """Take the next letters of this mailing in hand."""
-    r, s = recipients.c, subscribers.c
-    due = due_query(delivery_id, now, limit).add_columns(r.attempts).with_for_update(skip_locked=True).cte("due")
-    is_sqlite = connection.dialect.name == "sqlite"
-    one, all_of = (func.json_array, func.json_group_array) if is_sqlite else (func.json_build_array, func.json_agg)
-    row = one(due.c.subscriber_id, due.c.attempts, s.email, s.domain, s.epoch)
-    # One value for all rows: fetching row by row would hand the interpreter to a busy event loop at each of them.
-    found = connection.execute(
-        select(all_of(row, type_=JSON)).select_from(due.outerjoin(subscribers, s.id == due.c.subscriber_id))
-    ).scalar()
+    readers, take = _claiming(connection.dialect.name)
+    found = connection.execute(readers, {"delivery": delivery_id, "now": microseconds(now), "most": limit}).scalar()
     claimed = [
         Claimed(delivery_id, id, tries, address or "", domain or "", epoch or 0)  # nobody, who has been deleted
         for id, tries, address, domain, epoch in found or ()
     ]
     if claimed:
         ids = [one.subscriber_id for one in claimed]
-        chosen = select(func.json_each(json.dumps(ids)).table_valued("value").c.value) if is_sqlite else ids
-        connection.execute(
-            update(recipients)
-            .where(r.delivery_id == delivery_id, r.subscriber_id.in_(chosen))
-            .values(state=int(State.IN_FLIGHT), worker_id=worker)
-        )
+        connection.execute(take, {"delivery": delivery_id, "ids": ids, "worker": worker})
     return claimed
 
 
@@ -248,16 +267,17 @@ def mark(connection: Connection, marks: Sequence[Mark], *, worker: int, now: dat
         done = _write_marks(connection, id, mine, worker, now)
         if done != len(mine):
             _recount(connection, id)
-            continue
-        ledger.count(
-            connection,
-            id,
-            delivered=_number(mine, State.DELIVERED),
-            failed=_number(mine, State.FAILED),
-            unknown=_number(mine, State.UNKNOWN),
-            stopped=_number(mine, State.STOPPED),
-        )
-    ledger.finish_mailings(connection, {m.delivery_id for m in marks}, now)
+            ledger.finish_mailings(connection, [id], now)
+        else:
+            ledger.count(
+                connection,
+                id,
+                now,
+                delivered=_number(mine, State.DELIVERED),
+                failed=_number(mine, State.FAILED),
+                unknown=_number(mine, State.UNKNOWN),
+                stopped=_number(mine, State.STOPPED),
+            )
 
 
 def _number(marks: Iterable[Mark], state: State) -> int:
@@ -304,7 +324,7 @@ def stop_waiting(connection: Connection, delivery_ids: Collection[int], now: dat
             .where(r.delivery_id == id, r.state == literal_column("0", SmallInteger))
             .values(state=int(State.STOPPED), settled_at=now)
         ).rowcount
-        ledger.count(connection, id, stopped=n)
+        ledger.count(connection, id, now, stopped=n)
         stopped += n
     return stopped
 
@@ -326,8 +346,7 @@ def release(connection: Connection, worker_ids: Collection[int], now: datetime) 
         held.where(r.delivery_id.in_(stopped)).values(state=int(State.UNKNOWN), worker_id=None, settled_at=now)
     ).scalars()
     for id, n in _tally(unknown).items():
-        ledger.count(connection, id, unknown=n)
-        ledger.finish_mailings(connection, [id], now)
+        ledger.count(connection, id, now, unknown=n)
     return len(connection.execute(held.values(state=int(State.QUEUED), worker_id=None)).all())
 
 
