@@ -4,9 +4,10 @@ Priority is strict at the grain of one message over all lines: a line asks for a
 gets the most urgent there is. (Measured: an emergency's last mail at 1.09 times an idle system; lines reserved for
 emergencies 5 times, a plain queue 28 times.)
 
-    feed      claim letters from the ledger into a small store in memory, a mailing's fan-out continued on the way
+    feed      which mailings are open, from the ledger; their fan-out continued on the way
     lines     each warm line carries letter after letter
-    record    write down what became of them, in batches of at most 100 or 25 ms
+    ledger    write down what became of them, in batches of at most 100 or 25 ms, and claim the next ones into a small
+              store in memory by the same transaction
 
 Isolation by mail domain: a domain may hold only a few lines until it has answered well, a silent line gets a stand-in,
 and a domain that fails rests while the others go on. After kill -9 at most the letters on the wire and `UNRECORDED`
@@ -90,7 +91,10 @@ class Tray:
     size: int = 0
 
     def put(self, letter: Letter) -> None:
-        self.by_domain.setdefault(letter.domain, deque()).append(letter)
+        waiting = self.by_domain.get(letter.domain)
+        if waiting is None:
+            waiting = self.by_domain[letter.domain] = deque()
+        waiting.append(letter)
         self.size += 1
 
     def put_back(self, letter: Letter) -> None:
@@ -187,17 +191,18 @@ class Mailroom:
         self.relay = relay
         self.wake = signals.subscribe()
         self._trays = {lane: Tray() for lane in lanes}
-        self._more: set[Lane] = set()  # lanes of which the ledger holds more that is due
+        self._more: dict[Lane, list[Delivery]] = {lane: [] for lane in lanes}  # of these the ledger may hold more
+        self._waits_for_others = False  # a fan-out of which the readers are known when other mailings are settled
         self._domains: dict[str, Domain] = {}
         self._open: dict[int, _Open] = {}
+        self._stopping: set[int] = set()
         self._carried: dict[int, tuple[Letter, Lane, float]] = {}
         self._marks: list[Mark] = []
         self._writing = 0
         self._retries: dict[int, int] = {}
         self._ready = asyncio.Event()
-        self._to_record = asyncio.Event()
-        self._full_batch = asyncio.Event()
-        self._hungry = asyncio.Event()
+        self._due = asyncio.Event()  # something is to be written or claimed
+        self._at_once = asyncio.Event()
         self._lines: set[asyncio.Task[None]] = set()
         self._rest = Breaker(patience=1, first_rest=timedelta(seconds=1), longest_rest=timedelta(seconds=15))
 
@@ -206,7 +211,7 @@ class Mailroom:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._feeds())
-                group.create_task(self._records())
+                group.create_task(self._keeps_ledger())
                 group.create_task(self._staffs_lines())
         finally:
             for line in list(self._lines):
@@ -219,61 +224,41 @@ class Mailroom:
     async def _feeds(self) -> None:
         while True:
             try:
-                soonest = await self._feed()
+                is_fanning_out = await self._feed()
             except StoreError:
                 log.exception("mailroom.feed_failed", channel=self.channel.name)
-                soonest = 1.0
-            self._hungry.clear()
-            waits = [asyncio.create_task(self.wake.wait(soonest)), asyncio.create_task(self._hungry.wait())]
-            _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
+                await asyncio.sleep(POLL_S)
+                continue
+            if not is_fanning_out:
+                await self.wake.wait(POLL_S)
 
-    async def _feed(self) -> float:
-        """Look at the ledger once; gives the seconds until it must be looked at again."""
+    async def _feed(self) -> bool:
+        """Look which mailings are open; True while a fan-out has more to write."""
         mailings = await self.database.reads(deliveries.open_mailings, self.channel.name, self.channel.mode)
         mine = [mailing for mailing in mailings if mailing.lane in self._trays]
         await self._drop_stopping(mine)
         self._close_finished({mailing.id for mailing in mine})
-        soonest = POLL_S
-        for lane in self.lanes:
-            of_lane = [mailing for mailing in mine if mailing.lane is lane]
-            if not of_lane:
-                self._more.discard(lane)
-            for mailing in of_lane:
-                soonest = min(soonest, await self._feed_from(mailing))
-        return soonest
+        for mailing in mine:
+            if mailing.id not in self._open:
+                await self._open_mailing(mailing)
+        self._may_have_more(mine)
+        is_fanning_out, self._waits_for_others = False, False
+        for mailing in mine:
+            if mailing.fanned_to is None:
+                continue
+            if await self._continue_fan_out(mailing):
+                is_fanning_out = True
+                self._may_have_more(mine)  # an alert's first letters go out while its last readers are being written
+            else:
+                self._waits_for_others = True
+        return is_fanning_out
 
-    async def _feed_from(self, mailing: Delivery) -> float:
-        tray = self._trays[mailing.lane]
-        if mailing.id not in self._open:
-            await self._open_mailing(mailing)
-        if mailing.fanned_to is not None:
-            await self._continue_fan_out(mailing)
-        if tray.size >= IN_HAND // 2 or mailing.is_stopping:
-            return POLL_S
-        now = self.clock.now()
-        wanted = IN_HAND - tray.size
-        claimed = await self.database.writes(self._claim, mailing, now, wanted)
-        opened = self._open[mailing.id]
-        for one in claimed:
-            letter = _letter(mailing, one, opened)
-            self._domains.setdefault(letter.domain, Domain())
-            self._retries[letter.key] = one.attempts
-            tray.put(letter)
-        if len(claimed) == wanted:
-            self._more.add(mailing.lane)
-        else:
-            self._more.discard(mailing.lane)
-        self._ready.set()
-        return 0.01 if claimed else POLL_S
-
-    def _claim(self, connection: Connection, mailing: Delivery, now: datetime, wanted: int) -> list[Claimed]:
-        claimed = recipients.claim(connection, mailing.id, worker=self.worker.id, now=now, limit=wanted)
-        if claimed:
-            deliveries.note_first_attempt(connection, mailing.id, now)
-        return claimed
+    def _may_have_more(self, mailings: Sequence[Delivery]) -> None:
+        self._more = {
+            lane: [mailing for mailing in mailings if mailing.lane is lane and not mailing.is_stopping]
+            for lane in self.lanes
+        }
+        self._ask_ledger()
 
     async def _open_mailing(self, mailing: Delivery) -> None:
         issue = await self.database.reads(issues.by_id, mailing.issue_id)
@@ -284,12 +269,13 @@ class Mailroom:
             issue=issue.id, part=mailing.part, category=issue.message.category, is_drill=issue.message.is_drill
         )
 
-    async def _continue_fan_out(self, mailing: Delivery) -> None:
-        """One chunk at a time, with the lock given up between two: bulk never keeps an emergency waiting for it."""
+    async def _continue_fan_out(self, mailing: Delivery) -> bool:
+        """One chunk at a time, with the lock given up between two: bulk never keeps an emergency waiting for it.
+        False where it has to wait."""
         if "of" in mailing.audience and not await self.database.reads(self._are_settled, mailing.audience["of"]):
-            return  # who has the first one is not known before its last letter is settled
+            return False  # who has the first one is not known before its last letter is settled
         await self.database.writes(self._fan_out, mailing.id)
-        self._hungry.set()
+        return True
 
     def _are_settled(self, connection: Connection, ids: Sequence[int]) -> bool:
         return all(deliveries.get(connection, id).state is not State.QUEUED for id in ids)
@@ -301,15 +287,15 @@ class Mailroom:
 
     async def _drop_stopping(self, mailings: Sequence[Delivery]) -> None:
         """An update or a cancel came: what is in hand and not on the wire stays here, exactly."""
-        stopping = {mailing.id for mailing in mailings if mailing.is_stopping}
-        if not stopping:
+        self._stopping = {mailing.id for mailing in mailings if mailing.is_stopping}
+        if not self._stopping:
             return
         now = self.clock.now()
         for tray in self._trays.values():
-            for letter in tray.draw(stopping):
+            for letter in tray.draw(self._stopping):
                 self._mark(letter, State.STOPPED, "", now, counts=False)
-        await self.database.writes(recipients.stop_waiting, stopping, now)
-        await self.database.writes(deliveries.finish_mailings, stopping, now)
+        await self.database.writes(recipients.stop_waiting, self._stopping, now)
+        await self.database.writes(deliveries.finish_mailings, self._stopping, now)
 
     def _close_finished(self, open_now: set[int]) -> None:
         for id in [id for id in self._open if id not in open_now]:
@@ -417,13 +403,11 @@ class Mailroom:
                 continue
             tray = self._trays[lane]
             letter = tray.next(self._domains, lane, now)
-            if tray.size < IN_HAND // 2:
-                self._hungry.set()
             if letter is not None:
                 self._domains[letter.domain].in_flight += 1
                 self._carried[letter.key] = (letter, lane, asyncio.get_running_loop().time())
                 return letter
-            if lane in self._more and not tray.by_domain:
+            if self._more[lane] and not tray.by_domain:
                 return None  # more urgent letters are on their way from the ledger
         return None
 
@@ -469,60 +453,102 @@ class Mailroom:
             for waiting in self._trays[lane].draw(domain=letter.domain):
                 self._mark(waiting, State.QUEUED, "", domain.breaker.opens_until, counts=False)
 
-    # Record
+    # Ledger
 
     def _mark(self, letter: Letter, state: State, reply: str, at: datetime, *, counts: bool = True) -> None:
         self._retries.pop(letter.key, None)
-        self._marks.append(
-            Mark(
-                delivery_id=delivery_of(letter),
-                subscriber_id=letter.subscriber,
-                state=state,
-                reply=reply[:200],
-                due_at=at,
-                counts_as_attempt=counts,
-            )
-        )
-        self._to_record.set()
+        self._marks.append(Mark(delivery_of(letter), letter.subscriber, state, reply[:200], at, counts))
+        self._due.set()
         if len(self._marks) >= BATCH:
-            self._full_batch.set()
+            self._at_once.set()
 
-    async def _records(self) -> None:
+    def _ask_ledger(self) -> None:
+        """Without waiting for a full batch."""
+        self._due.set()
+        self._at_once.set()
+
+    async def _keeps_ledger(self) -> None:
         while True:
-            await self._to_record.wait()
+            await self._due.wait()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(BATCH_S):
-                    await self._full_batch.wait()
-            await self._record()
+                    await self._at_once.wait()
+            await self._turn_page()
 
-    async def _record(self) -> None:
-        self._to_record.clear()
-        self._full_batch.clear()
+    async def _turn_page(self) -> None:
+        """One transaction: what became of the letters, and the next ones in hand."""
+        self._due.clear()
+        self._at_once.clear()
         batch, self._marks = self._marks, []
-        if not batch:
+        wanted = self._wanted()
+        if not batch and not wanted:
             return
         self._writing = len(batch)
         try:
-            await self.database.writes(recipients.mark, batch, worker=self.worker.id, now=self.clock.now())
+            claimed = await self.database.writes(self._write_and_claim, batch, wanted)
         except StoreError:
             # Nothing more leaves until this is written: the lines wait on what is unrecorded.
             log.exception("mailroom.record_failed", channel=self.channel.name, letters=len(batch))
             self._marks = batch + self._marks
-            self._to_record.set()
+            self._due.set()
             await asyncio.sleep(0.5)
+            return
         finally:
             self._writing = 0
+        for (mailing, most), letters in zip(wanted, claimed, strict=True):
+            self._take_in_hand(mailing, letters)
+            if len(letters) < most and mailing in self._more[mailing.lane]:
+                self._more[mailing.lane].remove(mailing)
+        if self._waits_for_others:
+            self.wake.ring()
+        if self._wanted():
+            self._ask_ledger()
         self._ready.set()
+
+    def _wanted(self) -> list[tuple[Delivery, int]]:
+        """Whose letters to claim, and how many: those of the first mailing of each lane that may have more."""
+        return [
+            (mailings[0], IN_HAND - self._trays[lane].size)
+            for lane, mailings in self._more.items()
+            if mailings and self._trays[lane].size <= IN_HAND // 2
+        ]
+
+    def _write_and_claim(
+        self, connection: Connection, batch: Sequence[Mark], wanted: Sequence[tuple[Delivery, int]]
+    ) -> list[list[Claimed]]:
+        now = self.clock.now()
+        recipients.mark(connection, batch, worker=self.worker.id, now=now)
+        claimed = []
+        for mailing, most in wanted:
+            letters = recipients.claim(connection, mailing.id, worker=self.worker.id, now=now, limit=most)
+            if letters and mailing.first_attempt_at is None:
+                deliveries.note_first_attempt(connection, mailing.id, now)
+            claimed.append(letters)
+        return claimed
+
+    def _take_in_hand(self, mailing: Delivery, claimed: Sequence[Claimed]) -> None:
+        tray, now = self._trays[mailing.lane], self.clock.now()
+        for one in claimed:
+            letter = _letter(mailing, one, self._open[mailing.id])
+            if mailing.id in self._stopping:  # since the claim
+                self._mark(letter, State.STOPPED, "", now, counts=False)
+                continue
+            if letter.domain not in self._domains:
+                self._domains[letter.domain] = Domain()
+            if one.attempts:
+                self._retries[letter.key] = one.attempts
+            tray.put(letter)
 
     async def _finish(self) -> None:
         """In good order: write down what was carried, give back what was not."""
         now = self.clock.now()
+        self._may_have_more([])
         for tray in self._trays.values():
             for letter in tray.draw():
                 self._mark(letter, State.QUEUED, "", now, counts=False)
         for letter, _, _ in list(self._carried.values()):
             self._mark(letter, State.QUEUED, "", now)
-        await self._record()
+        await self._turn_page()
 
     def forget(self) -> None:
         """Given up for dead by the others: everything in hand belongs to somebody else now."""

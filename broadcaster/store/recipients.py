@@ -7,6 +7,7 @@ transaction. Claims and marks go by batches along partial indexes, so their cost
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,9 +21,11 @@ from sqlalchemy import (
     Integer,
     Select,
     SmallInteger,
+    TextClause,
     Update,
     any_,
     bindparam,
+    exists,
     func,
     insert,
     literal,
@@ -173,6 +176,7 @@ _DUE = (
         _R.delivery_id == bindparam("delivery"),
         _R.state == literal_column("0", SmallInteger),  # spelled out, so that the partial index is used
         _R.due_at <= bindparam("now", type_=BigInteger),
+        exists().where(deliveries.c.id == bindparam("delivery"), ~deliveries.c.is_stopping),
     )
     .order_by(_R.due_at, _R.subscriber_id)
     .limit(bindparam("most", type_=Integer))
@@ -221,41 +225,50 @@ def claim(connection: Connection, delivery_id: int, *, worker: int, now: datetim
     return claimed
 
 
-_MARK_SQLITE = """
-    UPDATE recipients SET state = ?, worker_id = NULL, attempts = attempts + ?, due_at = ?, settled_at = ?, reply = ?
-    WHERE delivery_id = ? AND subscriber_id = ? AND worker_id = ?
-"""
-_MARK_POSTGRESQL = text(
-    """
-    UPDATE recipients AS r SET state = m.state, worker_id = NULL, attempts = r.attempts + m.tries, due_at = m.due_at,
-        settled_at = m.settled_at, reply = m.reply
-    FROM unnest(
-        CAST(:state AS smallint[]), CAST(:tries AS smallint[]), CAST(:due_at AS bigint[]), CAST(:settled_at AS bigint[]),
-        CAST(:reply AS text[]), CAST(:subscriber AS bigint[])
-    ) AS m (state, tries, due_at, settled_at, reply, subscriber_id)
-    WHERE r.delivery_id = :delivery AND r.subscriber_id = m.subscriber_id AND r.worker_id = :worker
-    """
-)
+def _marking(each_of: str) -> TextClause:
+    """One statement for many letters: a driver's `executemany` would hand the interpreter to a busy event loop at each.
+
+    Materialized, so that the planner begins with the few and finds each by its key."""
+    return text(
+        f"""
+        UPDATE recipients AS r SET state = :state, worker_id = NULL, attempts = r.attempts + :tries, due_at = :due_at,
+            settled_at = :settled_at, reply = m.reply
+        FROM (
+            WITH said AS MATERIALIZED (
+                SELECT :delivery AS delivery_id, CAST(key AS BIGINT) AS subscriber_id, value AS reply FROM {each_of}
+            )
+            SELECT * FROM said
+        ) AS m
+        WHERE r.delivery_id = m.delivery_id AND r.subscriber_id = m.subscriber_id AND r.worker_id = :worker
+        """  # noqa: S608 - one of the two words below
+    )
+
+
+_MARKING = {
+    "sqlite": _marking("json_each(:replies)"),
+    "postgresql": _marking("json_each_text(CAST(:replies AS json))"),
+}
 
 
 def _write_marks(connection: Connection, delivery_id: int, marks: Sequence[Mark], worker: int, now: datetime) -> int:
-    """In the driver's own words: this runs for every letter, and what the toolkit adds to a row costs as much again.
-    Gives how many rows were still this worker's."""
-    settled = microseconds(now)
-    rows = [
-        (int(m.state), int(m.counts_as_attempt), microseconds(m.due_at), settled if m.is_settled else None, m.reply)
-        for m in marks
-    ]
-    if connection.dialect.name == "sqlite":
-        keyed = [(*row, delivery_id, m.subscriber_id, worker) for row, m in zip(rows, marks, strict=True)]
-        return connection.exec_driver_sql(_MARK_SQLITE, keyed).rowcount
-    columns = dict(
-        zip(("state", "tries", "due_at", "settled_at", "reply"), map(list, zip(*rows, strict=True)), strict=True)
-    )
-    subscriber = [m.subscriber_id for m in marks]
-    return connection.execute(
-        _MARK_POSTGRESQL, {**columns, "subscriber": subscriber, "delivery": delivery_id, "worker": worker}
-    ).rowcount
+    """Gives how many rows were still this worker's."""
+    alike: dict[tuple[State, bool, datetime], dict[int, str]] = {}
+    for m in marks:
+        end = (m.state, m.counts_as_attempt, now if m.is_settled else m.due_at)
+        alike.setdefault(end, {})[m.subscriber_id] = m.reply
+    written = 0
+    for (state, is_attempt, due_at), replies in alike.items():
+        values = {
+            "state": int(state),
+            "tries": int(is_attempt),
+            "due_at": microseconds(due_at),
+            "settled_at": None if state is State.QUEUED else microseconds(now),
+            "delivery": delivery_id,
+            "replies": json.dumps(replies),
+            "worker": worker,
+        }
+        written += connection.execute(_MARKING[connection.dialect.name], values).rowcount
+    return written
 
 
 def mark(connection: Connection, marks: Sequence[Mark], *, worker: int, now: datetime) -> None:
