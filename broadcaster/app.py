@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from broadcaster.render import renderer
 from broadcaster.resources import packaged
 from broadcaster.settings import Settings
 from broadcaster.signals import RedisSignals, Signals, SocketSignals
+from broadcaster.store import deliveries
 from broadcaster.store.database import Database
 from broadcaster.worker import Sender
 from channels import CHANNELS
@@ -58,7 +61,9 @@ class App:
 
     def _relay(self, mode: Mode) -> Relay:
         options = _options(self.settings, "email", mode, None)
-        return Relay(int(options.get("waiting_in_relay", 0)), float(options.get("relay_mails_per_s", 0)))
+        pace = float(options.get("relay_mails_per_s", 0))
+        # A pace reckoned a little too high lets the relay's queue grow for as long as a mailing lasts.
+        return Relay(math.ceil(pace * float(options.get("wait_in_relay_s", 1))), pace * 0.9)
 
     async def close(self) -> None:
         for channels in self.pipeline.channels.values():
@@ -106,6 +111,7 @@ def assemble(
                     leave_link=functools.partial(_leave_link, settings, keyring),
                     publish=publish,
                     read_aloud=read_aloud,
+                    went_out=functools.partial(_went_out, database, name, mode),
                 )
             )
             for name in _enabled(settings, table)
@@ -173,6 +179,11 @@ def _secrets(settings: Settings, mode: Mode) -> Callable[[str], str | None]:
 
 def _no_secret(_name: str) -> None:
     return None
+
+
+def _went_out(database: Database, channel: str, mode: Mode, since: datetime) -> int:
+    with database.read() as connection:
+        return deliveries.delivered_since(connection, channel, mode, since)
 
 
 def _picture(folder: Path, digest: str) -> bytes:

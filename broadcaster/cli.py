@@ -6,7 +6,6 @@ Japanese by default, `--lang en` or BROADCASTER_LANG=en for English.
 from __future__ import annotations
 
 import asyncio
-import gc
 import getpass
 import json
 import os
@@ -125,8 +124,6 @@ def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """uvloop where there is one: the mail lines are faster by half."""
     import uvloop
 
-    gc.freeze()  # what is loaded now stays: no collection looks at it again
-    gc.set_threshold(50_000, 20, 100)
     return uvloop.run(work())
 
 

@@ -6,7 +6,7 @@ emergencies 5 times, a plain queue 28 times.)
 
     feed      which mailings are open, from the ledger; their fan-out continued on the way
     lines     each warm line carries letter after letter
-    ledger    write down what became of them, in batches of at most 100 or 25 ms, and claim the next ones into a small
+    ledger    write down what became of them, in batches of at most 80 or 25 ms, and claim the next ones into a small
               store in memory by the same transaction
 
 Isolation by mail domain: a domain may hold only a few lines until it has answered well, a silent line gets a stand-in,
@@ -49,10 +49,13 @@ log = structlog.get_logger(__name__)
 IN_HAND = 400
 """Letters claimed ahead of the lines, for each lane: enough that no line waits, few enough to give back at once."""
 
-BATCH = 100
-BATCH_S = 0.025
 UNRECORDED = 200
 """The most letters that have gone out and are not in the ledger yet."""
+
+BATCH = 80
+"""One batch being written, one filling, and two letters on each of twenty lines: just `UNRECORDED`."""
+
+BATCH_S = 0.025
 
 WAITING_S = 0.05
 """A line that may carry nothing of what is in hand looks again after so long."""
@@ -145,7 +148,8 @@ class Relay:
     """How many mails may be waiting in the relay: a relay's full queue undoes all overtaking.
 
     The relay says nothing about its queue, so it is reckoned: what was handed over, less what it is known to pass on
-    each second. Alerts are never held back."""
+    each second. Letters on the lines count as if they were there already: a line may have two. Alerts are never held
+    back."""
 
     def __init__(self, most_waiting: int, mails_per_s: float) -> None:
         self._most, self._rate = most_waiting, mails_per_s
@@ -154,11 +158,11 @@ class Relay:
 
     _at: datetime | None
 
-    def has_room(self, now: datetime) -> bool:
+    def has_room(self, now: datetime, on_the_lines: int = 0) -> bool:
         if not self._is_bounded:
             return True
         self._drain(now)
-        return self._level < self._most
+        return self._level + on_the_lines < self._most
 
     def took(self, now: datetime) -> None:
         if self._is_bounded:
@@ -190,7 +194,7 @@ class Mailroom:
         self.lanes = lanes
         self.relay = relay
         self.wake = signals.subscribe()
-        self._trays = {lane: Tray() for lane in lanes}
+        self._trays = {lane: Tray() for lane in sorted(lanes)}  # the gravest first
         self._more: dict[Lane, list[Delivery]] = {lane: [] for lane in lanes}  # of these the ledger may hold more
         self._waits_for_others = False  # a fan-out of which the readers are known when other mailings are settled
         self._domains: dict[str, Domain] = {}
@@ -238,9 +242,6 @@ class Mailroom:
         mine = [mailing for mailing in mailings if mailing.lane in self._trays]
         await self._drop_stopping(mine)
         self._close_finished({mailing.id for mailing in mine})
-        for mailing in mine:
-            if mailing.id not in self._open:
-                await self._open_mailing(mailing)
         self._may_have_more(mine)
         is_fanning_out, self._waits_for_others = False, False
         for mailing in mine:
@@ -259,15 +260,6 @@ class Mailroom:
             for lane in self.lanes
         }
         self._ask_ledger()
-
-    async def _open_mailing(self, mailing: Delivery) -> None:
-        issue = await self.database.reads(issues.by_id, mailing.issue_id)
-        payload = (await self.database.reads(deliveries.get, mailing.id)).payload
-        assert payload is not None
-        await asyncio.to_thread(self.channel.load, issue.id, payload)
-        self._open[mailing.id] = _Open(
-            issue=issue.id, part=mailing.part, category=issue.message.category, is_drill=issue.message.is_drill
-        )
 
     async def _continue_fan_out(self, mailing: Delivery) -> bool:
         """One chunk at a time, with the lock given up between two: bulk never keeps an emergency waiting for it.
@@ -378,6 +370,7 @@ class Mailroom:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(WAITING_S):
                     await self._ready.wait()
+            self._ready.set()  # nobody else may ever say that the relay has room again
             return True
         try:
             async with asyncio.timeout(IDLE_S):
@@ -398,17 +391,18 @@ class Mailroom:
         if len(self._carried) + len(self._marks) + self._writing >= UNRECORDED:
             return None
         now = self.clock.now()
-        for lane in self.lanes:
-            if lane is not Lane.PRIORITY and not self.relay.has_room(now):
+        for lane, tray in self._trays.items():
+            if not tray.size:
+                if self._more[lane]:
+                    return None  # more urgent letters are on their way from the ledger
                 continue
-            tray = self._trays[lane]
+            if lane is not Lane.PRIORITY and not self.relay.has_room(now, len(self._carried)):
+                continue
             letter = tray.next(self._domains, lane, now)
             if letter is not None:
                 self._domains[letter.domain].in_flight += 1
-                self._carried[letter.key] = (letter, lane, asyncio.get_running_loop().time())
+                self._carried[letter.key] = letter, lane, asyncio.get_running_loop().time()
                 return letter
-            if self._more[lane] and not tray.by_domain:
-                return None  # more urgent letters are on their way from the ledger
         return None
 
     def _settle(self, letter: Letter, outcome: Outcome) -> None:
@@ -521,10 +515,22 @@ class Mailroom:
         claimed = []
         for mailing, most in wanted:
             letters = recipients.claim(connection, mailing.id, worker=self.worker.id, now=now, limit=most)
+            if letters and mailing.id not in self._open:
+                self._open[mailing.id] = self._opened(connection, mailing)
             if letters and mailing.first_attempt_at is None:
                 deliveries.note_first_attempt(connection, mailing.id, now)
             claimed.append(letters)
         return claimed
+
+    def _opened(self, connection: Connection, mailing: Delivery) -> _Open:
+        """Here, by the claim of its first letters: to ask for it before costs an alert more ways to the database and
+        back, and most parts of an alert have no reader."""
+        issue, payload = issues.by_id(connection, mailing.issue_id), deliveries.get(connection, mailing.id).payload
+        assert payload is not None
+        self.channel.load(issue.id, payload)
+        return _Open(
+            issue=issue.id, part=mailing.part, category=issue.message.category, is_drill=issue.message.is_drill
+        )
 
     def _take_in_hand(self, mailing: Delivery, claimed: Sequence[Claimed]) -> None:
         tray, now = self._trays[mailing.lane], self.clock.now()

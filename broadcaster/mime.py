@@ -65,7 +65,8 @@ class Stencil:
     def __init__(self, parts: Iterable[str]) -> None:
         self._parts: list[str] = []
         for is_hole, run in itertools.groupby(parts, lambda part: isinstance(part, Hole)):
-            self._parts.extend(run if is_hole else ["".join(run)])
+            alike = list(run)
+            self._parts.extend(alike if is_hole else ["".join(alike)])
 
     def fill(self, values: Mapping[str, str]) -> str:
         """Raises KeyError for a hole without a value."""
