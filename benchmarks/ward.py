@@ -30,12 +30,15 @@ from broadcaster import app as assembly
 from broadcaster import manuscript, presets, reports
 from broadcaster import settings as configuration
 from broadcaster.app import App
-from broadcaster.message import Message
+from broadcaster.message import Message, Mode
 from broadcaster.store.audit import Actor
 from broadcaster.store.tables import subscribers
 
 BENCH = Actor(name="bench", via="cli")
 SENDER_CPU, SINK_CPU = 0, 1
+ROUTINE, EMERGENCY = 1 << 3, 1 << 5
+"""The readers' topics: of the notice, and of alerts (bits of config/ward.toml)."""
+
 DOMAINS = 20
 _CHUNK = 20_000
 
@@ -54,25 +57,34 @@ class Sent:
         return self.readers / self.last_s
 
 
+@dataclass(frozen=True, kw_only=True)
+class Instants:
+    """By channel, in seconds from the making of the deliveries, just before their commit."""
+
+    first_attempts: Mapping[str, float]
+    settled: Mapping[str, float]
+
+
 @dataclass(kw_only=True)
 class Ward:
     home: Path
     environment: Mapping[str, str]
     app: App
     sender: subprocess.Popen[bytes] | None = None
+    town: subprocess.Popen[bytes] | None = None
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def readers(self, number: int, *, topics: int = 63, is_drill: bool = False) -> None:
-        """So many more, at twenty domains; all read HTML in Japanese and live anywhere in the ward."""
+    def readers(self, number: int, *, topics: int = 63, is_drill: bool = False, at: str = "mail") -> None:
+        """So many more, at twenty domains `mail-….example`; all read HTML in Japanese and live anywhere in the ward."""
         with self.app.database.read() as connection:
             known = connection.execute(sqlalchemy.select(sqlalchemy.func.max(subscribers.c.id))).scalar() or 0
         for first in range(known, known + number, _CHUNK):
-            rows = [self._reader(n, topics, is_drill) for n in range(first, min(first + _CHUNK, known + number))]
+            rows = [self._reader(n, topics, is_drill, at) for n in range(first, min(first + _CHUNK, known + number))]
             with self.app.database.write() as connection:
                 connection.execute(sqlalchemy.insert(subscribers), rows)
 
-    def _reader(self, n: int, topics: int, is_drill: bool) -> dict[str, Any]:
-        domain = f"mail-{n % DOMAINS}.example"
+    def _reader(self, n: int, topics: int, is_drill: bool, at: str) -> dict[str, Any]:
+        domain = f"{at}-{n % DOMAINS}.example"
         return {
             "email": f"reader-{n}@{domain}",
             "domain": domain,
@@ -110,37 +122,61 @@ class Ward:
             pids = connection.execute(sqlalchemy.text("SELECT pid FROM workers")).scalars().all()
         return self.sender is not None and self.sender.pid in pids
 
+    def starts_social(self) -> subprocess.Popen[bytes]:
+        """X as a stand-in beside the mail relay of the bench: before the sender is started."""
+        file = assembly.ports_file(self.home)
+        mail = json.loads(file.read_text(encoding="utf-8"))["email"]
+        file.unlink()
+        with (self.home / "town.log").open("ab") as log:
+            self.town = subprocess.Popen(
+                [sys.executable, "-m", "broadcaster", "rehearsal"],
+                env={**os.environ, **self.environment},
+                stdout=log,
+                stderr=log,
+                preexec_fn=pinned_to(SINK_CPU),
+            )
+        self.until(file.exists, 30)
+        ports = json.loads(file.read_text(encoding="utf-8"))
+        file.write_text(json.dumps({**ports, "email": mail}), encoding="utf-8")
+        return self.town
+
+    def stops_town(self) -> None:
+        if self.town is not None:
+            self.town.send_signal(signal.SIGTERM)
+            self.town.wait(30)
+            self.town = None
+
+    def kills_sender(self) -> None:
+        """Without waiting for what it has in hand."""
+        if self.sender is not None:
+            self.sender.kill()
+            self.sender.wait(30)
+            self.sender = None
+
     def stops_sender(self) -> None:
         if self.sender is not None:
             self.sender.send_signal(signal.SIGTERM)
             self.sender.wait(30)
             self.sender = None
 
-    def bulk(self, category: str = "event") -> str:
-        """Issue a notice with 3 KB of text and HTML by mail to all its readers; gives its identifier."""
+    def bulk(self, *, channels: tuple[str, ...] = ("email",)) -> str:
+        """Issue the notice to all its readers; gives its identifier."""
         now = self.app.clock.now()
-        notice = self._sample("N05", now)
-        message = replace(
-            notice,
-            images=(),
-            channels=("email",),
-            sent_at=None,
-            identifier=f"13109-bulk-{now:%H%M%S}-{next(self._numbers)}",
-        )
+        identifier = f"13109-bulk-{now:%H%M%S}-{next(self._numbers)}"
+        message = replace(the_notice(self.app, now), sent_at=None, identifier=identifier, channels=channels)
         return self.app.pipeline.hand_in(message, BENCH).message.identifier
-
-    def _sample(self, id: str, now: datetime) -> Message:
-        settings = self.app.settings
-        text = (settings.config / "rehearsal" / "notices.yaml").read_text(encoding="utf-8")
-        source = next(notice for notice in yaml.safe_load(text)["notices"] if notice["id"] == id)
-        source = {name: value for name, value in manuscript.moved_manuscript(source, now).items() if name != "images"}
-        return manuscript.read(source, ward=settings.ward, media=settings.enabled, now=now)
 
     def alert(self, *, channels: tuple[str, ...] = ("email",)) -> str:
         """Issue the earthquake preset; gives its identifier."""
         settings, now = self.app.settings, self.app.clock.now()
         message = presets.compose_alert(
-            settings.presets["E08"], ward=settings.ward, now=now, channels=channels, use_examples=True
+            settings.presets["E08"],
+            ward=settings.ward,
+            now=now,
+            mode=Mode.LIVE,
+            channels=channels,
+            values={},
+            use_examples=True,
         )
         message = replace(message, identifier=f"13109-alert-{now:%H%M%S}-{next(self._numbers)}")
         return self.app.pipeline.hand_in(message, BENCH).message.identifier
@@ -164,6 +200,21 @@ class Ward:
             last_s=(max(settled_at) - created_at).total_seconds(),
         )
 
+    def instants(self, identifier: str) -> Instants:
+        rows = self.report(identifier)["deliveries"]
+        created_at = min(_at(row["created_at"]) for row in rows)
+        first: dict[str, list[float]] = {}
+        settled: dict[str, list[float]] = {}
+        for row in rows:
+            if row["first_attempt_at"]:
+                first.setdefault(row["channel"], []).append((_at(row["first_attempt_at"]) - created_at).total_seconds())
+            if row["settled_at"]:
+                settled.setdefault(row["channel"], []).append((_at(row["settled_at"]) - created_at).total_seconds())
+        return Instants(
+            first_attempts={channel: min(seconds) for channel, seconds in first.items()},
+            settled={channel: max(seconds) for channel, seconds in settled.items()},
+        )
+
     def _is_settled(self, identifier: str) -> bool:
         with self.app.database.read() as connection:
             unsettled = connection.execute(
@@ -181,6 +232,16 @@ class Ward:
             if time.monotonic() > until:
                 raise TimeoutError(f"not within {within_s} s: {(self.home / 'sender.log').read_text()[-1000:]}")
             time.sleep(0.02)
+
+
+def the_notice(app: App, now: datetime) -> Message:
+    """A routine notice of 3 KB as a mail in Japanese with text and HTML (sample N14, without its pictures)."""
+    settings = app.settings
+    text = (settings.config / "rehearsal" / "notices.yaml").read_text(encoding="utf-8")
+    source = next(notice for notice in yaml.safe_load(text)["notices"] if notice["id"] == "N14")
+    source = {name: value for name, value in manuscript.moved_manuscript(source, now).items() if name != "images"}
+    message = manuscript.read(source, ward=settings.ward, media=settings.enabled, now=now)
+    return replace(message, channels=("email",))
 
 
 def _at(text: str) -> datetime:
@@ -210,4 +271,5 @@ def a_ward(port: int, *, url: str | None = None, **environment: str) -> Iterator
             yield ward
         finally:
             ward.stops_sender()
+            ward.stops_town()
             asyncio.run(app.close())
