@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 PORT   ?= 8000
 DEBIAN := chromium fonts-noto-cjk
 
-.PHONY: install run test check format lock clean
+.PHONY: install run test chaos bench check format lock lock-bench clean
 
 install: $(STAMP)
 
@@ -27,6 +27,24 @@ run: install
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadgroup tests
 
+# Every step at which a process can die, on both databases; CHAOS="--step … --seed …" repeats one. See docs/chaos.md.
+chaos: install
+	$(BIN)/python -m tests.chaos $(CHAOS)
+
+# What docs/benchmarks.md tells: all of it by default, some by N="N9 N11"; ARGS=--quick to see that it works, ARGS=--write
+# to put the tables into the page. Whatever cannot be installed here is named, and stands in the tables as not run.
+BENCH := benchmarks/.venv
+bench: install $(BENCH)/.installed
+	@sh .ci/debian wrk nginx-light postfix
+	@command -v npm >/dev/null 2>&1 || sh .ci/debian nodejs npm
+	@cd benchmarks/peers && { npm ci --silent --no-audit --no-fund || echo "npm ci failed: nodemailer will not be compared."; }
+	$(BIN)/python -m benchmarks $(N) $(ARGS)
+
+$(BENCH)/.installed: benchmarks/requirements.lock
+	@test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/pip install -qq --require-hashes -r benchmarks/requirements.lock
+	@touch $@
+
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -42,6 +60,11 @@ lock:
 	$(BIN)/pip install -qq uv
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.lock pyproject.toml
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra test -o requirements-test.lock pyproject.toml
+
+# After a change of benchmarks/requirements.in.
+lock-bench:
+	$(BIN)/pip install -qq uv
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o benchmarks/requirements.lock benchmarks/requirements.in
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache tests/.artifacts

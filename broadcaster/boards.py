@@ -7,7 +7,10 @@ therefore still changes when the sender is down, and an alert leaves it at its e
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -55,20 +58,56 @@ def public_folder(home: Path, mode: Mode) -> Path:
     return home / ("public" if mode is Mode.LIVE else "public-drill")
 
 
+LEFT_BEHIND_S = 60.0
+"""A half page that is so old is on its way to nowhere: one takes milliseconds to write."""
+
+_PARTIAL = re.compile(r"\..+\.\d+")
+
+
 class PublicFolder:
-    """Pages as files for nginx or a CDN. A reader sees the old bytes or the new ones, never half."""
+    """Pages as files for nginx or a CDN. A reader sees the old bytes or the new ones, never half.
+
+    What stands there already is not written again; what another process has put there meanwhile is."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._tags: dict[str, str] = {}
+        self._put: dict[str, tuple[str, tuple[int, int, int]]] = {}  # by path: the tag, and the file as it was left
+        self._tidied: set[Path] = set()
 
     def put(self, page: Page) -> None:
         """Raises OSError when it cannot be written."""
-        if self._tags.get(page.path) == page.etag:
-            return
         target = self._folder / page.path
+        if self._put.get(page.path) == (page.etag, _look_of(target)):
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
+        self._tidy(target.parent)
         partial = target.with_name(f".{target.name}.{os.getpid()}")
-        partial.write_bytes(page.body)
-        os.replace(partial, target)
-        self._tags[page.path] = page.etag
+        try:
+            partial.write_bytes(page.body)
+            left = _look_of(partial)
+            os.replace(partial, target)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink()  # half a page takes room on a disk that may be full
+            raise
+        self._put[page.path] = (page.etag, left)
+
+    def _tidy(self, folder: Path) -> None:
+        """Once for each folder: take away half pages that a killed process has left. They have long been written anew."""
+        if folder in self._tidied:
+            return
+        self._tidied.add(folder)
+        before = time.time() - LEFT_BEHIND_S
+        for path in folder.glob(".*"):
+            with contextlib.suppress(FileNotFoundError):  # another process may be tidying too
+                if _PARTIAL.fullmatch(path.name) and path.stat().st_mtime < before:
+                    path.unlink()
+
+
+def _look_of(file: Path) -> tuple[int, int, int]:
+    """What tells one file from another at the same place; zeros when there is none."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return 0, 0, 0
+    return status.st_ino, status.st_size, status.st_mtime_ns

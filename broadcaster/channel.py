@@ -131,6 +131,7 @@ class Kit:
     leave_link: Callable[[Letter], str]  # the address at which this reader leaves this category
     publish: Callable[[Page], None]  # put a board's page where the public reads it, atomically
     read_aloud: Callable[[str, str], str]  # a text and its language, as a voice should be given it
+    went_out: Callable[[datetime], int]  # parts of this push delivered since an instant, by every sender; it blocks
 
     def address(self, path: str) -> str:
         """The public address of a page. Drills have a place of their own below `/drill/`."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
 
-from broadcaster.clock import minutes, seconds
+from broadcaster.clock import hours, minutes, seconds
 
 
 class Lane(IntEnum):
@@ -66,6 +66,16 @@ RETRY = {
     Lane.ROUTINE: RetryPolicy(first_wait=seconds(30), longest_wait=minutes(30), attempts=8),
 }
 
+RETRY_BOARD = {
+    # A board that was not written shows what is over, or lacks an alert, until it has been written: never given up.
+    Lane.PRIORITY: RETRY[Lane.PRIORITY],
+    Lane.ROUTINE: RetryPolicy(first_wait=seconds(5), longest_wait=minutes(2), attempts=None),
+}
+
+MOST_TOLD_WAIT = {Lane.PRIORITY: minutes(15), Lane.ROUTINE: hours(25)}
+"""A medium may say when to come back, and be wrong: an alert asks again within one of its usual windows, the rest
+within a day."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
@@ -101,31 +111,46 @@ class Tried:
     retry_at: datetime | None = None
     is_in_doubt: bool = False  # it may have gone out: look before the next try
 
+    def __post_init__(self) -> None:
+        """What a medium answers is anybody's text; PostgreSQL keeps no null characters and nothing keeps half a pair of
+        surrogates, and an answer that cannot be written down would be asked for again for ever."""
+        for name in ("detail", "evidence"):
+            object.__setattr__(self, name, _writable(getattr(self, name)))
+
+
+MOST_DETAIL = 2_000
+
+
+def _writable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode().replace("\0", "�")[:MOST_DETAIL]
+
 
 @dataclass(kw_only=True)
 class Breaker:
     """Spares a medium that keeps failing, and everybody who would wait behind it.
 
     After `patience` failures in a row it opens, for doubling times; one try is let through after each. It never holds
-    back the priority lane's own retries, which are bounded by their policy.
+    back the priority lane's own retries, which are bounded by their policy. A clock that is set back closes it: a rest
+    must not last as long as the clock was wrong.
     """
 
     patience: int = 5
     first_rest: timedelta = timedelta(seconds=5)
     longest_rest: timedelta = timedelta(minutes=2)
     failures: int = 0
+    opened_at: datetime | None = None
     opens_until: datetime | None = None
 
     def is_open(self, now: datetime) -> bool:
-        return self.opens_until is not None and now < self.opens_until
+        return self.opened_at is not None and self.opens_until is not None and self.opened_at <= now < self.opens_until
 
     def succeeded(self) -> None:
-        self.failures, self.opens_until = 0, None
+        self.failures, self.opened_at, self.opens_until = 0, None, None
 
     def failed(self, now: datetime, *, rest: timedelta | None = None) -> None:
         self.failures += 1
         over = self.failures - self.patience
+        if rest is None and over >= 0:
+            rest = min(self.first_rest * 2 ** min(over, 10), self.longest_rest)
         if rest is not None:
-            self.opens_until = now + rest
-        elif over >= 0:
-            self.opens_until = now + min(self.first_rest * 2 ** min(over, 10), self.longest_rest)
+            self.opened_at, self.opens_until = now, now + rest

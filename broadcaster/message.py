@@ -232,9 +232,6 @@ class Message:
     def in_language_or_first(self, language: str) -> Info:
         return self.in_language(language) or self.info
 
-    def is_in_force(self, at: datetime) -> bool:
-        return self.effective_at <= at < self.expires_at
-
     @property
     def began_at(self) -> datetime:
         """When readers first could know: the moment of sending, or, before that, the planned one."""

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TypedDict
 
 from broadcaster import boards, routing
 from broadcaster.changes import changed
@@ -29,6 +31,7 @@ from broadcaster.channel import (
     DeliveryFailure,
     Mailing,
     OutcomeUnknown,
+    Page,
     Payload,
     PermanentFailure,
     Push,
@@ -36,7 +39,7 @@ from broadcaster.channel import (
     TemporaryFailure,
 )
 from broadcaster.clock import Clock
-from broadcaster.delivery import RETRY, Lane, State, Tried
+from broadcaster.delivery import MOST_TOLD_WAIT, RETRY, RETRY_BOARD, Lane, State, Tried
 from broadcaster.drill import carries_mark, watermarked
 from broadcaster.lifecycle import Move
 from broadcaster.lifecycle import State as Life
@@ -48,7 +51,7 @@ from broadcaster.signals import Signals
 from broadcaster.store import audit, deliveries, issues, messages, plans, recipients
 from broadcaster.store.audit import Actor
 from broadcaster.store.database import Connection, Database
-from broadcaster.store.deliveries import BOARD, MAILING, PUSH, RETRACT, Delivery
+from broadcaster.store.deliveries import BOARD, MAILING, PUSH, RETRACT, Delivery, Written
 from broadcaster.store.issues import Issue
 from broadcaster.store.messages import Kept
 from broadcaster.ward import Ward
@@ -76,6 +79,17 @@ class Planned:
     payload: Payload | None = None
     audience: Mapping[str, object] | None = None
     evidence: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A notice made ready before its hour: whatever is written when it comes, as rows that lack only their numbers."""
+
+    kept: Kept  # as it was read; when it has changed since, this is worth nothing
+    sent_at: datetime
+    issue: Mapping[str, object]
+    deliveries: Sequence[Written]
+    audiences: Sequence[Mapping[str, object] | None]  # of each delivery
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +126,7 @@ class Pipeline:
         self.channels = channels
         self.signals = signals
         self._turns: defaultdict[tuple[Mode, str], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._composer = ThreadPoolExecutor(1, thread_name_prefix="compose")
 
     # Preview
 
@@ -235,9 +250,10 @@ class Pipeline:
 
     # Plan
 
-    def plan(self, message: Message) -> list[Planned]:
-        """One delivery for each channel and part; pure. Raises DrillMarkMissing for an unmarked drill."""
-        marked = watermarked(message, self.words).sent(self.clock.now())
+    def plan(self, message: Message, *, at: datetime | None = None) -> list[Planned]:
+        """One delivery for each channel and part; pure. `at` is the instant of sending when it is not now.
+        Raises DrillMarkMissing for an unmarked drill."""
+        marked = watermarked(message, self.words).sent(at or self.clock.now())
         planned = [delivery for name in self._route(marked) for delivery in self._plan_channel(name, marked)]
         if marked.is_drill:
             for delivery in planned:
@@ -302,26 +318,76 @@ class Pipeline:
         messages.move(connection, kept, Move.ISSUE, issued_as=issue.id)
         self._stop_replaced(connection, message, issue, now)
         self._add_deliveries(connection, issue, [*self._retractions(connection, message), *planned], now)
-        plans.add(
-            connection,
-            key=f"expire/{message.identifier}",
-            kind=plans.EXPIRE,
-            due_at=message.expires_at,
-            message_id=kept.id,
-        )
+        plans.add(connection, **_end_of(kept))
         self._note(connection, actor, "message.issued", message, lane=lane.name.lower())
         return issue
+
+    # Put together: many notices of one hour
+
+    def make_ready(self, kept: Kept, at: datetime) -> Ready | None:
+        """Everything about a scheduled notice that can be known before its hour; pure. None for what must go by
+        itself: an alert goes first, and a change has more to do. Raises Refused."""
+        lane = routing.lane_of(kept.message)
+        if lane is Lane.PRIORITY or kept.message.references or not kept.is_approved_as_it_stands:
+            return None
+        message = watermarked(kept.message, self.words).sent(at)
+        planned = self.plan(kept.message, at=at)
+        return Ready(
+            kept=kept,
+            sent_at=at,
+            issue=issues.frozen(message, message_id=kept.id, lane=lane),
+            deliveries=[_written(message, lane, p, at) for p in planned],
+            audiences=[p.audience for p in planned],
+        )
+
+    def put_together(self, connection: Connection, notices: Sequence[Ready], actor: Actor) -> None:
+        """The same as `put` for each, in a few statements for all of them. Their readers are left to the sender, which
+        continues any fan-out from its cursor; a part without readers is finished here. The caller notifies.
+        Raises ChangedMeanwhile, or Refused when too much waits for a medium: then none of it has happened."""
+        now = self.clock.now()
+        for mode, lane, channel, more in _posts_of(notices):
+            self._refuse_more_than(connection, mode, lane, channel, MOST_WAITING - more)
+        ids = issues.freeze_together(connection, [ready.issue for ready in notices])
+        messages.move_together(connection, {ready.kept.id: ready.kept for ready in notices}, Move.ISSUE)
+        has_readers = self._has_readers(connection, notices)
+        rows = [
+            (ids[ready.kept.id], row, has_readers.get(row.audience, False))
+            for ready in notices
+            for row in ready.deliveries
+        ]
+        deliveries.add_together(connection, rows)
+        plans.add_together(connection, [_end_of(ready.kept) for ready in notices])
+        audit.write_together(
+            connection,
+            actor,
+            "message.issued",
+            [(r.kept.message.identifier, r.kept.message.mode, {"lane": Lane.ROUTINE.name.lower()}) for r in notices],
+            at=now,
+        )
+
+    def _has_readers(self, connection: Connection, notices: Sequence[Ready]) -> Mapping[str, bool]:
+        """Whether anybody is in each audience, by the audience as it is written."""
+        audiences = {
+            row.audience: audience
+            for ready in notices
+            for row, audience in zip(ready.deliveries, ready.audiences, strict=True)
+            if audience is not None
+        }
+        return {written: recipients.has_readers(connection, audience) for written, audience in audiences.items()}
 
     def _refuse_backlog(self, connection: Connection, mode: Mode, lane: Lane, planned: Sequence[Planned]) -> None:
         if lane is Lane.PRIORITY:
             return
         for channel in {p.channel for p in planned if p.kind == PUSH}:
-            if deliveries.waiting(connection, channel, mode, lane, MOST_WAITING) >= MOST_WAITING:
-                raise refuse(
-                    "channels",
-                    ja=f"{channel} に {MOST_WAITING} 件が待っています。減るまで、この媒体を外してください。",
-                    en=f"{MOST_WAITING} posts wait for {channel}; leave it out until they are fewer.",
-                )
+            self._refuse_more_than(connection, mode, lane, channel, MOST_WAITING - 1)
+
+    def _refuse_more_than(self, connection: Connection, mode: Mode, lane: Lane, channel: str, waiting: int) -> None:
+        if deliveries.waiting(connection, channel, mode, lane, MOST_WAITING) > waiting:
+            raise refuse(
+                "channels",
+                ja=f"{channel} に {MOST_WAITING} 件が待っています。減るまで、この媒体を外してください。",
+                en=f"{MOST_WAITING} posts wait for {channel}; leave it out until they are fewer.",
+            )
 
     def _add_deliveries(self, connection: Connection, issue: Issue, planned: Sequence[Planned], now: datetime) -> None:
         message = issue.message
@@ -391,18 +457,8 @@ class Pipeline:
         No second person is asked: to be able to take a wrong word back at once is the lesson of every false alert."""
         with self.database.read() as connection:
             issue = issues.get(connection, identifier)
-        if issue is None:
-            raise refuse(
-                "id",
-                ja=f"「{identifier}」は出していません。番号を確かめてください。",
-                en=f"{identifier!r} was not sent.",
-            )
-        if issue.ended_at is not None:
-            raise refuse(
-                "id",
-                ja=f"「{identifier}」は {issue.ended_by} に替わっています。そちらを直してください。",
-                en=f"{identifier!r} was replaced by {issue.ended_by}; change that one.",
-            )
+        if issue is None or issue.ended_at is not None:
+            raise _was_replaced(issue, identifier)
         message = changed(
             issue.message,
             change,
@@ -414,9 +470,13 @@ class Pipeline:
         return self.hand_in(message, actor, also=also)
 
     def _stop_replaced(self, connection: Connection, message: Message, issue: Issue, now: datetime) -> None:
-        ended = issues.end(
-            connection, [reference.identifier for reference in message.references], by=message.identifier, at=now
-        )
+        if not message.references:
+            return
+        replaced = [reference.identifier for reference in message.references]
+        ended = issues.end(connection, replaced, by=message.identifier, at=now)
+        if replaced[-1] not in {old.message.identifier for old in ended}:
+            # Somebody else changed it between our look and this transaction: theirs stands, and stays in force.
+            raise _was_replaced(issues.get(connection, replaced[-1]), replaced[-1])
         for old in ended:
             kept = messages.by_id(connection, old.message_id)
             if kept.state is Life.ISSUED:
@@ -428,8 +488,11 @@ class Pipeline:
         if not issue_ids:
             return
         deliveries.stop_waiting(connection, issue_ids, at=now, detail=why)
-        mailings = deliveries.stop_mailings(connection, issue_ids)
+        mailings = deliveries.unfinished_mailings(connection, issue_ids)
+        # The letters before their mailing, as the sender's first claim has it: the other way round the two could wait
+        # for each other, and PostgreSQL would break off one of them.
         recipients.stop_waiting(connection, mailings, now)
+        deliveries.stop_mailings(connection, issue_ids)
         deliveries.finish_mailings(connection, mailings, now)
 
     def _retractions(self, connection: Connection, message: Message) -> Sequence[Planned]:
@@ -478,20 +541,35 @@ class Pipeline:
             return Tried(state=State.FAILED, detail=f"媒体「{delivery.channel}」は設定にありません。")
         if channel.mode is not delivery.mode:
             return Tried(state=State.FAILED, detail="本番と訓練の設定が食い違っています。送りませんでした。")
-        if stopped := await self._is_over(delivery):
-            return Tried(state=State.STOPPED, detail=stopped)
         try:
-            receipt = await self._deliver(channel, delivery)
+            if delivery.is_in_doubt and (found := await self._look(channel, delivery)) is not None:
+                return _delivered(found)
+            if over := await self._is_over(delivery):
+                return Tried(state=State.STOPPED, detail=over)
+            return _delivered(await self._deliver(channel, delivery))
         except DeliveryFailure as failure:
-            return self._after_failure(delivery, failure)
-        return Tried(state=State.DELIVERED, evidence=receipt.evidence, detail=receipt.detail)
+            return self.after_failure(delivery, failure)
+
+    async def _look(self, channel: Channel, delivery: Delivery) -> Receipt | None:
+        """Whether an earlier attempt arrived after all, also when it is over by now: it would have to be taken back.
+        Raises OutcomeUnknown while nobody can say."""
+        if not isinstance(channel, Push) or delivery.kind != PUSH:
+            return None  # a board or a retraction is simply done again
+        assert delivery.payload is not None
+        previous = await self._receipt_of(delivery.after_id)
+        try:
+            return await channel.find(delivery.payload, key=delivery.key, previous=previous)
+        except OutcomeUnknown:
+            raise
+        except DeliveryFailure as failure:
+            raise OutcomeUnknown(str(failure)) from failure
 
     async def _is_over(self, delivery: Delivery) -> str:
         """Why this must not go out any more; empty when it may."""
         if delivery.kind != PUSH:
             return ""
         issue = await self.database.reads(issues.by_id, delivery.issue_id)
-        if issue.ended_at is not None and not delivery.is_in_doubt:
+        if issue.ended_at is not None:
             return f"{issue.ended_by} が替わりました。"
         return "掲載の終わりが来ました。" if delivery.expires_at <= self.clock.now() else ""
 
@@ -501,16 +579,9 @@ class Pipeline:
         assert isinstance(channel, Push)
         if delivery.kind == RETRACT:
             return await channel.retract(Receipt(evidence=delivery.evidence))
-        payload = delivery.payload
-        assert payload is not None
+        assert delivery.payload is not None
         previous = await self._receipt_of(delivery.after_id)
-        if delivery.is_in_doubt:
-            found = await channel.find(payload, key=delivery.key, previous=previous)
-            if found is not None:
-                return found
-            if over := await self._is_over(replace(delivery, is_in_doubt=False)):
-                raise PermanentFailure(over)
-        return await channel.deliver(payload, key=delivery.key, previous=previous)
+        return await channel.deliver(delivery.payload, key=delivery.key, previous=previous)
 
     async def _receipt_of(self, delivery_id: int | None) -> Receipt | None:
         if delivery_id is None:
@@ -526,42 +597,66 @@ class Pipeline:
             while True:
                 now = self.clock.now()
                 shown = await self.database.reads(boards.in_force, board.mode, now)
-                pages = await asyncio.to_thread(boards.pages_of, board, shown, now)
+                pages = await self._composed(board, shown, now)
                 for page in pages:
                     await board.deliver(page)
+                    await asyncio.sleep(0)  # a hundred files: whoever has a letter to send is not kept waiting
                 if shown == await self.database.reads(boards.in_force, board.mode, self.clock.now()):
                     return Receipt(evidence=f"{len(pages)} pages, {pages[0].etag}" if pages else "")
 
-    def _after_failure(self, delivery: Delivery, failure: DeliveryFailure) -> Tried:
+    async def _composed(self, board: Board, shown: Sequence[Message], now: datetime) -> Sequence[Page]:
+        """One board at a time: composing is all Python, and several threads of it would keep an alert's first letter
+        waiting for several turns of the interpreter instead of one."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._composer, boards.pages_of, board, shown, now)
+
+    def after_failure(self, delivery: Delivery, failure: DeliveryFailure) -> Tried:
         """Again later, never, or a person decides."""
-        detail = str(failure)
-        if isinstance(failure, PermanentFailure):
+        detail, now = str(failure), self.clock.now()
+        is_board = delivery.kind == BOARD
+        if isinstance(failure, PermanentFailure) and not is_board:
             return Tried(state=State.FAILED, detail=detail)
         in_doubt = isinstance(failure, OutcomeUnknown)
-        policy = RETRY[delivery.lane]
-        if policy.is_spent(delivery.attempts) and not isinstance(failure, ChannelClosed):
+        policy = (RETRY_BOARD if is_board else RETRY)[delivery.lane]
+        is_spent = policy.is_spent(delivery.attempts) and not isinstance(failure, ChannelClosed)
+        if is_spent or (delivery.kind == PUSH and in_doubt and delivery.expires_at <= now):
             return Tried(state=State.UNKNOWN if in_doubt else State.FAILED, detail=detail, is_in_doubt=in_doubt)
-        retry_at = self.clock.now() + policy.wait_after(delivery.attempts)
+        retry_at = now + policy.wait_after(delivery.attempts)
         if isinstance(failure, TemporaryFailure) and failure.retry_at is not None:
-            retry_at = max(retry_at, failure.retry_at)
+            retry_at = max(retry_at, min(failure.retry_at, now + MOST_TOLD_WAIT[delivery.lane]))
         return Tried(state=State.QUEUED, detail=detail, retry_at=retry_at, is_in_doubt=in_doubt)
 
     # Settle
 
     def settle(self, connection: Connection, delivery: Delivery, tried: Tried, began_at: datetime) -> None:
-        """Write it down. A post that arrived after it had been cancelled is taken back."""
+        """Write it down. A post that arrived after something had taken its place is taken back, whatever that was: an
+        old text must not stand above a newer one."""
         now = self.clock.now()
         if not deliveries.settle(connection, delivery, tried, began_at=began_at, ended_at=now):
             return
         if delivery.kind == PUSH and tried.state is State.DELIVERED:
-            issue = issues.by_id(connection, delivery.issue_id)
+            issue = issues.held(connection, delivery.issue_id)  # or a change at this instant would not see the post
             after = issues.get(connection, issue.ended_by) if issue.ended_by else None
-            if after is not None and after.message.change in (Change.CANCEL, Change.CORRECTION):
+            if after is not None:
                 late = _retraction(replace(delivery, evidence=tried.evidence))
                 self._add_deliveries(connection, after, [late], now)
 
     def _note(self, connection: Connection, actor: Actor, act: str, message: Message, **detail: object) -> None:
         audit.write(connection, actor, act, message.identifier, at=self.clock.now(), mode=message.mode, **detail)
+
+
+def _was_replaced(issue: Issue | None, identifier: str) -> Refused:
+    if issue is None:
+        return refuse(
+            "id",
+            ja=f"「{identifier}」は出していません。番号を確かめてください。",
+            en=f"{identifier!r} was not sent.",
+        )
+    return refuse(
+        "id",
+        ja=f"「{identifier}」は {issue.ended_by} に替わっています。そちらを直してください。",
+        en=f"{identifier!r} was replaced by {issue.ended_by}; change that one.",
+    )
 
 
 def _known(connection: Connection, identifier: str) -> Kept:
@@ -571,6 +666,49 @@ def _known(connection: Connection, identifier: str) -> Kept:
             "id", ja=f"「{identifier}」というお知らせはありません。", en=f"There is no message {identifier!r}."
         )
     return kept
+
+
+class _End(TypedDict):
+    key: str
+    kind: str
+    due_at: datetime
+    message_id: int
+
+
+def _end_of(kept: Kept) -> _End:
+    """The plan of a message's end."""
+    message = kept.message
+    return _End(key=f"expire/{message.identifier}", kind=plans.EXPIRE, due_at=message.expires_at, message_id=kept.id)
+
+
+def _written(message: Message, lane: Lane, p: Planned, at: datetime) -> Written:
+    after = p.payload.after if p.payload else None
+    return Written.of(
+        key=f"{message.identifier}/{p.channel}/{p.part}",
+        channel=p.channel,
+        part=p.part,
+        kind=p.kind,
+        mode=message.mode,
+        lane=lane,
+        due_at=at,
+        expires_at=message.expires_at if p.kind in (PUSH, MAILING) else at + BOARD_LASTS,
+        payload=p.payload,
+        audience=p.audience,
+        after_key=f"{message.identifier}/{p.channel}/{after}" if after else None,
+    )
+
+
+def _posts_of(notices: Sequence[Ready]) -> Iterator[tuple[Mode, Lane, str, int]]:
+    """How many more deliveries each push would get."""
+    more = Counter(
+        (ready.kept.message.mode, row.channel) for ready in notices for row in ready.deliveries if row.kind == PUSH
+    )
+    for (mode, channel), number in more.items():
+        yield mode, Lane.ROUTINE, channel, number
+
+
+def _delivered(receipt: Receipt) -> Tried:
+    return Tried(state=State.DELIVERED, evidence=receipt.evidence, detail=receipt.detail)
 
 
 def _retraction(delivery: Delivery) -> Planned:

@@ -21,8 +21,9 @@ Why it is so:
 * An alert with a picture that cannot be uploaded goes out without it. A notice waits.
 * tweepy's own `request` knows one host only, opens a pool for every call, waits for minutes and breaks on answers that
   are not JSON. Its `AsyncClient` is kept for everything above that; uploads of API v2, which it lacks, are made here.
-* What is used up today is counted by this process and corrected by what X says of its limits. Two senders, or one just
-  started, can be wrong until X's first answer; X itself then refuses, and the post waits.
+* What is used up today is counted in the ledger, which all senders share, and corrected by what X says of its limits.
+  Two senders that look in the same moment may both take the last post of the routine's share; the other share is wide
+  enough for that.
 """
 
 from __future__ import annotations
@@ -177,6 +178,7 @@ class X:
         content = payload.content
         now = self._kit.clock.now()
         if not content["is_priority"]:
+            await self._count_the_day(now)
             self._budget.refuse_routine(now)
         await self._confirm_account()
         media, remark = await self._media(content)
@@ -188,8 +190,13 @@ class X:
             )
         except _Duplicate:
             return await self._found_or_refused(payload, key=key, previous=previous)
-        self._budget.spend(now)
         return Receipt(evidence=_id_of(posted, is_post=True), detail=remark)
+
+    async def _count_the_day(self, now: datetime) -> None:
+        """What has gone out since midnight, whichever sender sent it."""
+        if self._budget.posts_per_day:
+            midnight = local(now).replace(hour=0, minute=0, second=0, microsecond=0)
+            self._budget.count(await asyncio.to_thread(self._kit.went_out, midnight), midnight + timedelta(days=1))
 
     def _refuse_incomplete(self) -> None:
         if missing := self.missing():
@@ -444,7 +451,7 @@ class Tally:
 
 @dataclass(kw_only=True)
 class Budget:
-    """Posts of the day: counted here against the contract, and as X tells of its own limits."""
+    """Posts of the day: against the contract, and as X tells of its own limits."""
 
     posts_per_day: int  # 0: the contract names no number
     _tallies: dict[str, Tally] = field(default_factory=dict)
@@ -458,26 +465,28 @@ class Budget:
                     retry_at=tally.ends_at,
                 )
 
-    def spend(self, now: datetime) -> None:
-        if not self.posts_per_day:
-            return
-        tally = self._tallies.get("own")
-        used = tally.used if tally is not None and now < tally.ends_at else 0
-        tomorrow = local(now).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-        self._tallies["own"] = Tally(used=used + 1, most=self.posts_per_day, ends_at=tomorrow)
+    def count(self, used: int, ends_at: datetime) -> None:
+        self._tallies["own"] = Tally(used=used, most=self.posts_per_day, ends_at=ends_at)
 
     def hear(self, headers: Mapping[str, str]) -> None:
         for limit in DAY_LIMITS:
-            most, left, ends_at = (_number(headers.get(f"{limit}-{what}")) for what in ("limit", "remaining", "reset"))
+            most, left = (_number(headers.get(f"{limit}-{what}")) for what in ("limit", "remaining"))
+            ends_at = _instant(headers.get(f"{limit}-reset"))
             if most and left is not None and ends_at:
-                self._tallies[limit] = Tally(used=most - left, most=most, ends_at=datetime.fromtimestamp(ends_at, UTC))
+                self._tallies[limit] = Tally(used=most - left, most=most, ends_at=ends_at)
 
 
 DAY_LIMITS = ("x-user-limit-24hour", "x-app-limit-24hour")
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() else None
+    return int(text) if text is not None and text.isdecimal() and len(text) <= 10 else None
+
+
+def _instant(seconds: str | None) -> datetime | None:
+    """Seconds since 1970, as far as ten digits go: what is longer is no time of this world."""
+    number = _number(seconds)
+    return datetime.fromtimestamp(number, UTC) if number else None
 
 
 # X's API
@@ -653,8 +662,7 @@ def _in_doubt(sentence: str, *, is_post: bool) -> DeliveryFailure:
 def _resets_at(headers: Mapping[str, str]) -> datetime | None:
     """When X takes requests again: the day's limit when that is used up, else the quarter of an hour's."""
     used_up = [limit for limit in DAY_LIMITS if headers.get(f"{limit}-remaining") == "0"]
-    reset = _number(headers.get(f"{used_up[0] if used_up else 'x-rate-limit'}-reset"))
-    return datetime.fromtimestamp(reset, UTC) if reset else None
+    return _instant(headers.get(f"{used_up[0] if used_up else 'x-rate-limit'}-reset"))
 
 
 def _detail(body: str) -> str:

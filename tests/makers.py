@@ -107,5 +107,6 @@ def a_kit(settings: Settings, *, mode: Mode = Mode.LIVE, **changes: Any) -> Kit:
         leave_link=lambda letter: "https://www.example.jp/u/x",
         publish=lambda page: None,
         read_aloud=speech.load(settings.config).read_aloud,
+        went_out=lambda since: 0,
     )
     return replace(kit, **changes)

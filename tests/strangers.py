@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import ClassVar, Self
 
 from broadcaster.channel import (
-    DeliveryFailure,
     Kit,
     Letter,
     Outcome,
@@ -30,8 +29,11 @@ class Billboard:
     mode: Mode
     shown: list[str] = field(default_factory=list)
     retracted: list[str] = field(default_factory=list)
-    failures: list[DeliveryFailure] = field(default_factory=list)
+    failures: list[Exception] = field(default_factory=list)
+    fails: Exception | None = None  # until it is lifted
     drops: int = 0  # so many are shown without a word
+    blind: Exception | None = None  # nobody can say what is shown
+    looks: int = 0
     gate: asyncio.Event | None = None
     at_gate: int = 0  # posts that wait there
 
@@ -51,6 +53,8 @@ class Billboard:
             await self.gate.wait()
         if self.failures:
             raise self.failures.pop(0)
+        if self.fails is not None:
+            raise self.fails
         self.shown.append(key)
         if self.drops:
             self.drops -= 1
@@ -58,6 +62,9 @@ class Billboard:
         return Receipt(evidence=f"wall {len(self.shown)}")
 
     async def find(self, payload: Payload, *, key: str, previous: Receipt | None) -> Receipt | None:
+        self.looks += 1
+        if self.blind is not None:
+            raise self.blind
         return Receipt(evidence="found") if key in self.shown else None
 
     async def retract(self, receipt: Receipt) -> Receipt:
@@ -141,7 +148,8 @@ class Noticeboard:
     shows_all: ClassVar[bool] = False
     mode: Mode
     pages: dict[str, str] = field(default_factory=dict)
-    failures: list[DeliveryFailure] = field(default_factory=list)
+    failures: list[Exception] = field(default_factory=list)
+    fails: Exception | None = None  # until it is lifted
 
     @classmethod
     def built(cls, kit: Kit) -> Self:
@@ -159,6 +167,8 @@ class Noticeboard:
     async def deliver(self, page: Page) -> Receipt:
         if self.failures:
             raise self.failures.pop(0)
+        if self.fails is not None:
+            raise self.fails
         self.pages[page.path] = page.body.decode()
         return Receipt(evidence=page.etag)
 

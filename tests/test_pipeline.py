@@ -17,7 +17,7 @@ from broadcaster.message import Change, Message, Mode
 from broadcaster.problems import Refused
 from broadcaster.settings import Settings
 from broadcaster.store import deliveries, issues, messages, recipients, workers
-from broadcaster.worker import GIVEN_UP_AFTER, sweep
+from broadcaster.worker import LOOKS, Sweeper
 from tests.house import STAFF, House, a_house
 from tests.makers import a_notice, an_alert
 from tests.strangers import refused
@@ -261,12 +261,13 @@ async def test_work_of_a_dead_worker_is_taken_up_with_the_same_key(house: House)
     kept = house.issues(notice(house))
     now = house.clock.now()
     with house.database.write() as connection:
-        worker = workers.enlist(connection, role="sender", pid=1, now=now - GIVEN_UP_AFTER * 2, lasts=GIVEN_UP_AFTER)
+        worker = workers.enlist(connection, role="sender", pid=1, now=now, lasts=timedelta(seconds=6))
         issue = issues.get(connection, kept.message.identifier)
         assert issue
         mailing = next(d for d in deliveries.of_issue(connection, issue.id) if d.part == "ja.text")
         assert len(recipients.claim(connection, mailing.id, worker=worker, now=now, limit=4)) == 4
-        assert sweep(connection, now) == 4
+        sweeper = Sweeper()
+        assert [sweeper.sweep(connection, now) for _ in range(LOOKS + 1)] == [0] * LOOKS + [4]
     await house.sends(kept.message.identifier)
     assert len(house.carrier.landed) == 10
 

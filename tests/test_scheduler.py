@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,13 +13,17 @@ from pathlib import Path
 import pytest
 
 from broadcaster.almanac import Almanac
-from broadcaster.clock import FrozenClock, local
+from broadcaster.clock import FrozenClock, SystemClock, local
 from broadcaster.lifecycle import State as Life
 from broadcaster.scheduler import Scheduler
 from broadcaster.settings import Settings
-from broadcaster.store import issues, messages, plans
+from broadcaster.signals import LocalSignals
+from broadcaster.store import deliveries, issues, messages, plans
+from broadcaster.store.database import Database
+from broadcaster.store.plans import Plan
 from tests.house import House, a_house
 from tests.makers import a_notice
+from tests.town import STAFF, Town, a_town
 
 MEDIA = ("noticeboard", "carrier", "billboard")
 BEGIN = datetime(2026, 11, 30, 15, 0, tzinfo=UTC)  # midnight of 1 December in the ward
@@ -159,3 +165,162 @@ def test_the_rules_name_only_categories_and_media_that_exist(settings: Settings)
             assert settings.ward.category(rule.category), rule.id
             for name in rule.channels:
                 assert name in settings.enabled or name in settings.ward.by_hand, (rule.id, name)
+
+
+# On time, by the ledger's own instants
+
+ACCURACY = timedelta(seconds=1)
+"""What is promised."""
+
+NOISE = timedelta(seconds=6)
+"""What a busy machine may add: who is not woken is late by for ever."""
+
+
+@pytest.fixture
+def real_house(settings: Settings, tmp_path: Path, database_url: str) -> Iterator[House]:
+    """With the time of day."""
+    with a_house(settings, tmp_path, clock=SystemClock(), url=database_url) as house:
+        yield house
+
+
+@asynccontextmanager
+async def at_work(*schedulers: Scheduler) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(one.run()) for one in schedulers]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def settled(database: Database, identifiers: Sequence[str], *, within_s: float = 60) -> dict[str, Plan]:
+    """The plans of these sendings, once each is settled."""
+    async with asyncio.timeout(within_s):
+        while True:
+            with database.read() as connection:
+                found = {plan.key.removeprefix("issue/"): plan for plan in plans.newest(connection, 1_000)}
+            mine = {identifier: found[identifier] for identifier in identifiers}
+            if all(plan.settled_at for plan in mine.values()):
+                return mine
+            await asyncio.sleep(0.02)
+
+
+def lateness(plan: Plan) -> timedelta:
+    assert plan.state == "done", plan
+    assert plan.settled_at is not None
+    return plan.settled_at - plan.due_at
+
+
+async def test_every_notice_goes_out_within_a_second_of_its_hour_and_never_before(real_house: House) -> None:
+    async with at_work(scheduler(real_house)):
+        after = [timedelta(milliseconds=500 + 230 * n) for n in range(12)]
+        due = await asyncio.to_thread(
+            lambda: [later(real_house, wait, identifier=f"13109-{n}") for n, wait in enumerate(after)]
+        )
+        done = await settled(real_house.database, due)
+    late = sorted(lateness(plan) for plan in done.values())
+    assert late[0] >= timedelta(0)
+    assert late[len(late) // 2] <= ACCURACY
+    assert late[-1] <= ACCURACY + NOISE
+    with real_house.database.read() as connection:
+        for identifier in due:
+            issue = issues.get(connection, identifier)
+            assert issue is not None
+            assert timedelta(0) <= issue.sent_at - done[identifier].due_at <= ACCURACY + NOISE
+            for delivery in deliveries.of_issue(connection, issue.id):
+                assert timedelta(0) <= delivery.created_at - done[identifier].due_at <= ACCURACY + NOISE
+
+
+async def test_what_somebody_planned_who_could_not_ring_is_on_time_too(real_house: House) -> None:
+    """Killed between the transaction and the wake-up, or on another machine while Redis is dead."""
+    dumb = replace(real_house, signals=LocalSignals())
+    async with at_work(scheduler(real_house)):
+        for number in range(3):
+            identifier = await asyncio.to_thread(later, dumb, timedelta(milliseconds=100), identifier=f"13109-{number}")
+            (plan,) = (await settled(real_house.database, [identifier])).values()
+            assert lateness(plan) <= ACCURACY + NOISE
+
+
+async def test_two_schedulers_at_work_give_one_run(real_house: House) -> None:
+    other = replace(real_house, signals=LocalSignals())
+    async with at_work(scheduler(real_house), scheduler(other)):
+        due = await asyncio.to_thread(
+            lambda: [later(real_house, timedelta(seconds=1), identifier=f"13109-{n}") for n in range(20)]
+        )
+        await settled(real_house.database, due)
+    assert_one_run(real_house.database, due)
+
+
+def assert_one_run(database: Database, identifiers: Sequence[str]) -> None:
+    with database.read() as connection:
+        sent = [issue.message.identifier for issue in issues.newest(connection, 1_000)]
+        for identifier in identifiers:
+            assert sent.count(identifier) == 1
+            issue = issues.get(connection, identifier)
+            assert issue is not None
+            keys = [delivery.key for delivery in deliveries.of_issue(connection, issue.id)]
+            assert len(keys) == len(set(keys))
+            kept = messages.get(connection, identifier)
+            assert kept is not None
+            assert kept.state is Life.ISSUED
+
+
+# Real processes
+
+
+@pytest.fixture
+def town(tmp_path: Path, database_url: str) -> Iterator[Town]:
+    with a_town(tmp_path, url=database_url, BROADCASTER_LOG="INFO") as town:
+        yield town
+
+
+async def goes_to_work(town: Town, name: str) -> None:
+    """A scheduler of this name, until it looks at the plan."""
+    log = town.home / f"{name}.log"
+    before = log.read_text().count("scheduler.started") if log.exists() else 0
+    town.start(name, "schedule")
+    await town.until(lambda: log.read_text().count("scheduler.started") > before)
+
+
+def planned(town: Town, number: int, after: timedelta) -> str:
+    """A notice for the boards, in so long."""
+    now = town.app.clock.now()
+    notice = replace(
+        a_notice(town.app.settings, now=now, identifier=f"13109-{number}", channels=("rss", "dial")),
+        sent_at=None,
+        effective_at=now + after,
+        expires_at=now + after + timedelta(hours=2),
+    )
+    return town.app.pipeline.hand_in(notice, STAFF).message.identifier
+
+
+@pytest.mark.timeout(240)
+async def test_two_real_schedulers_of_which_one_is_killed_in_the_due_second_give_one_run_on_time(town: Town) -> None:
+    await asyncio.gather(*(goes_to_work(town, name) for name in ("one", "other")))
+    identifiers = []
+    for number in range(4):
+        identifiers.append(planned(town, number, timedelta(seconds=1)))
+        at = town.app.clock.now() + timedelta(seconds=1)
+        await town.until(lambda at=at: town.app.clock.now() >= at)
+        name = ("one", "other")[number % 2]
+        town.kill(name)
+        await goes_to_work(town, name)
+    done = await settled(town.app.database, identifiers)
+    assert_one_run(town.app.database, identifiers)
+    for plan in done.values():
+        assert timedelta(0) <= lateness(plan) <= ACCURACY + NOISE
+
+
+@pytest.mark.timeout(240)
+async def test_a_restart_in_the_due_second_gives_one_run(town: Town) -> None:
+    """The only one is killed as they fall due: each was carried out before, or is by the next."""
+    await goes_to_work(town, "only")
+    waits = [timedelta(seconds=1, milliseconds=20 * n) for n in range(5)]
+    identifiers = [planned(town, number, wait) for number, wait in enumerate(waits)]
+    at = town.app.clock.now() + timedelta(seconds=1)
+    await town.until(lambda: town.app.clock.now() >= at)
+    town.kill("only")
+    await goes_to_work(town, "only")
+    await settled(town.app.database, identifiers)
+    assert_one_run(town.app.database, identifiers)

@@ -129,6 +129,76 @@ async def test_a_board_is_asked_for_only_when_it_has_changed(tmp_path: Path) -> 
         assert wire < 400, "with the server's date line"
 
 
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        (["{tag}"], 304),
+        (["W/{tag}"], 304),
+        (['"other", {tag}'], 304),
+        (['W/"other",W/{tag} , "third"'], 304),
+        (['"other"', "{tag}"], 304),
+        (["*"], 304),
+        ([" * "], 304),
+        (['"other"'], 200),
+        (['"*"'], 200),
+        (["{bare}"], 200),
+        ([""], 200),
+        ([], 200),
+    ],
+)
+async def test_a_tag_is_known_alone_weak_in_a_list_or_on_a_line_of_its_own(
+    tmp_path: Path, asked: list[str], status: int
+) -> None:
+    async with a_site(tmp_path) as site:
+        whole = await site.get("/feeds/all.json")
+        tag = whole.headers["etag"]
+        headers = [("If-None-Match", line.format(tag=tag, bare=tag.strip('"')[:-1])) for line in asked]
+        for method in ("GET", "HEAD"):
+            answer = await site.client.request(method, "/feeds/all.json", headers=headers)
+            assert answer.status_code == status
+            assert answer.headers["etag"] == tag
+            assert answer.content == (whole.content if (method, status) == ("GET", 200) else b"")
+
+
+async def test_the_hundredth_poll_gets_what_the_first_one_got(tmp_path: Path) -> None:
+    """The messages to the server are shared by all polls: nobody on the way may have added to them."""
+    async with a_site(tmp_path) as site:
+        first = await site.get("/signage/S01.json", Accept_Encoding="gzip, br")
+        known = await site.get("/signage/S01.json", If_None_Match=first.headers["etag"])
+        for _ in range(98):
+            await site.get("/signage/S01.json", If_None_Match=first.headers["etag"])
+        last = await site.get("/signage/S01.json", Accept_Encoding="gzip, br")
+        again = await site.get("/signage/S01.json", If_None_Match=first.headers["etag"])
+        assert (last.headers.raw, last.content) == (first.headers.raw, first.content)
+        assert again.headers.raw == known.headers.raw
+        assert "content-encoding" not in last.headers, "as it stands, for every screen: nginx may pack it"
+
+
+async def test_a_board_can_only_be_read(tmp_path: Path) -> None:
+    async with a_site(tmp_path) as site:
+        for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+            assert (await site.client.request(method, "/signage/S01.json")).status_code in (404, 405), method
+
+
+async def test_a_page_s_short_name_is_the_page_in_every_language_and_for_drills(tmp_path: Path) -> None:
+    async with a_site(tmp_path) as site:
+        site.issues(an_alert(site.app.settings, now=site.app.clock.now()))
+        await site.until("/emergency?lang=en", lambda answer: "Evacuation Order" in answer.text)
+        for short, long in (("/", "/index.html"), ("/emergency", "/emergency.html")):
+            for folder in ("", "/drill"):
+                one, other = await site.get(folder + short), await site.get(folder + long)
+                assert one.status_code == 200
+                assert one.content == other.content
+            named = await site.get(f"{long.removesuffix('.html')}.en.html")
+            assert named.status_code == 200
+            for query in ("lang=en", "a=b&lang=en", "lang=%65n", "lang=en&lang=ko"):
+                assert (await site.get(f"{short}?{query}")).content == named.content, query
+        plain = await site.get("/emergency")
+        for query in ("lang=", "lang=xx", "lang=en.html", "lang=../en", "lang", "x=1", "lang=%ff", "=" * 500):
+            assert (await site.get(f"/emergency?{query}")).content == plain.content, query
+        assert (await site.get("/drill/drill/")).status_code == 404
+
+
 async def test_an_alert_leaves_every_board_at_its_end_with_no_sender_and_no_scheduler(tmp_path: Path) -> None:
     clock = FrozenClock(NOW)
     async with a_site(tmp_path, clock=clock) as site:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from broadcaster import app as assembly
 from broadcaster import changes, weighted
+from broadcaster import settings as configuration
+from broadcaster.app import App
 from broadcaster.channel import (
     ChannelClosed,
     DeliveryFailure,
@@ -30,13 +34,16 @@ from broadcaster.channel import (
     TemporaryFailure,
 )
 from broadcaster.clock import FrozenClock, minutes
+from broadcaster.delivery import Lane, State
 from broadcaster.drill import watermarked
 from broadcaster.message import Change, Image, Info, Message, Mode, Urgency
 from broadcaster.rehearsal import x as standin
 from broadcaster.rehearsal.faults import Fault, Faults, Kind
 from broadcaster.settings import Settings
+from broadcaster.store import deliveries, issues
 from broadcaster.weighted import LIMIT, links, weighted_length
 from channels.x import MOST_ALT, X
+from tests.house import STAFF
 from tests.makers import NOW, a_kit, a_notice, a_sample, an_alert, frozen_clock, sample_notices
 
 PICTURE = b"\xff\xd8 not much of a picture"
@@ -516,16 +523,67 @@ async def test_every_answer_is_one_of_the_four_failures(
 async def test_a_share_of_the_day_is_kept_for_emergencies(
     settings: Settings, server: standin.Server, clock: FrozenClock, folder: Path
 ) -> None:
-    async with a_channel(settings, server.port, clock, posts_per_day=5) as channel:
-        for n in range(4):
-            await try_once(channel, a_notice(settings, title=f"お知らせ{n}"))
-        with pytest.raises(TemporaryFailure, match="残りは緊急のため") as failure:
-            await try_once(channel, a_notice(settings, title="お知らせ5"))
-        await try_once(channel, an_alert(settings))
-        assert failure.value.retry_at == NOW + timedelta(hours=15)  # midnight
-        clock.move(timedelta(hours=15))
+    sent_at: list[datetime] = []  # the ledger, as it counts what all senders sent
+    counted = replace(
+        kit(settings, clock=clock, base_url=f"http://127.0.0.1:{server.port}", posts_per_day=5),
+        went_out=lambda since: sum(at >= since for at in sent_at),
+    )
+    channel = X.built(counted)
+    for n in range(4):
+        await try_once(channel, a_notice(settings, title=f"お知らせ{n}"))
+        sent_at.append(clock.now())
+    with pytest.raises(TemporaryFailure, match="残りは緊急のため") as failure:
         await try_once(channel, a_notice(settings, title="お知らせ5"))
+    await try_once(channel, an_alert(settings))
+    assert failure.value.retry_at == NOW + timedelta(hours=15)  # midnight
+    clock.move(timedelta(hours=15))
+    await try_once(channel, a_notice(settings, title="お知らせ5"))
+    await channel.close()
     assert len(posted(folder)) == 6
+
+
+async def test_two_senders_share_the_posts_of_a_day(
+    settings: Settings, server: standin.Server, database_url: str, tmp_path: Path, folder: Path
+) -> None:
+    """Each on a machine of its own, one after the other: the second counts what the first has posted."""
+    shared = {"BROADCASTER_DATABASE_URL": database_url}
+    clock = FrozenClock(NOW)
+    for machine, expected in (("a", [State.DELIVERED] * 3), ("b", [State.DELIVERED, State.QUEUED, State.QUEUED])):
+        configured = configuration.load({"BROADCASTER_HOME": str(tmp_path / machine), **shared})
+        options = {"x": {**configured.channel_options["x"], "posts_per_day": 5}}
+        app = assembly.assemble(
+            replace(configured, enabled=("x",), channel_options=options),
+            credentials=True,
+            clock=clock,
+            standins={"x": server.port, "email": 1},
+        )
+        app.database.upgrade()
+        notices = [
+            a_notice(settings, title=f"お知らせ{machine}{n}", identifier=f"13109-{machine}{n}", channels=("x",))
+            for n in range(3)
+        ]
+        for notice in notices:
+            app.pipeline.hand_in(replace(notice, sent_at=None), STAFF)
+        sends = asyncio.create_task(app.sender([Lane.ROUTINE]).run())
+        try:
+            async with asyncio.timeout(30):
+                while None in (tried := [posts_of(app, notice.identifier) for notice in notices]):
+                    await asyncio.sleep(0.01)
+        finally:
+            sends.cancel()
+            await asyncio.gather(sends, return_exceptions=True)
+            await app.close()
+        assert tried == expected
+    assert len(posted(folder)) == 4, "the fifth is kept for an emergency"
+
+
+def posts_of(app: App, identifier: str) -> State | None:
+    """How the post stands; None while nobody has tried it to its end."""
+    with app.database.read() as connection:
+        issue = issues.get(connection, identifier)
+        assert issue is not None
+        (post,) = deliveries.of_issue(connection, issue.id)
+        return post.state if deliveries.attempts_of(connection, post.id) else None
 
 
 async def test_a_sender_that_just_started_learns_of_the_day_from_x(

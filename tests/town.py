@@ -8,12 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from broadcaster import app as assembly
 from broadcaster import reports
@@ -23,9 +25,15 @@ from broadcaster.delivery import Counts
 from broadcaster.rehearsal import smtp, town
 from broadcaster.store import subscribers
 from broadcaster.store.audit import Actor
+from tests.chaos_process import Child
 from tests.makers import NOW
 
 STAFF = Actor(name="staff", via="cli")
+
+Process = subprocess.Popen[bytes] | Child
+
+_MIGRATING = threading.Lock()
+"""Alembic keeps the migration that it is at in a global of the process; towns may be built in several threads."""
 
 
 @dataclass(kw_only=True)
@@ -33,17 +41,23 @@ class Town:
     home: Path
     environment: dict[str, str]
     app: App
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[str, Process] = field(default_factory=dict)
 
-    def start(self, role: str, *arguments: str) -> subprocess.Popen[bytes]:
-        log = (self.home / f"{role}.log").open("ab")
-        with log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "broadcaster", *(arguments or (role,))],
-                env={**os.environ, **self.environment},
-                stdout=log,
-                stderr=log,
-            )
+    def start(self, role: str, *arguments: str, orders: Mapping[str, Any] | None = None) -> Process:
+        """With `orders`, a forked process that does as `tests/chaos_process.py` says."""
+        path = self.home / f"{role}.log"
+        environment = {**os.environ, **self.environment}
+        process: Process
+        if orders is not None:
+            process = Child(arguments or (role,), orders, environment, path)
+        else:
+            with path.open("ab") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "broadcaster", *(arguments or (role,))],
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                )
         self.processes[role] = process
         return process
 
@@ -123,7 +137,8 @@ def a_town(folder: Path, *, url: str | None = None, **environment: str) -> Itera
     if url is not None:
         named["BROADCASTER_DATABASE_URL"] = url
     app = assembly.assemble(configuration.load(named), standins={"email": 1, "x": 1})
-    app.database.upgrade()
+    with _MIGRATING:
+        app.database.upgrade()
     here = Town(home=home, environment=named, app=app)
     try:
         yield here

@@ -22,14 +22,16 @@ class Kind(StrEnum):
     HANG = "hang"  # the connection is taken and nothing is said
     RESET = "reset"  # the connection is cut in the middle
     DROP = "accept_then_drop"  # taken and done, but the answer never arrives: outcome unknown
-    DRIP = "slow_drip"  # answers late, `seconds` each
+    DRIP = "slow_drip"  # answers letter by letter, `seconds` for each answer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
     kind: Kind
     share: float = 1.0  # of the requests that meet it
-    stage: str = ""  # "rcpt" or "data" for mail, "posts" or "media" for X; empty: the stand-in's first
+    stage: str = (
+        ""  # "connection", "rcpt", "data" for mail; "posts", "media", "look", "delete", "any" for X; or the first
+    )
     domains: tuple[str, ...] = ()  # only for readers at these mail domains
     seconds: float = 1.0
     times: int | None = None  # only the first so many; None: until it is lifted

@@ -254,6 +254,7 @@ class _Session(SMTP):
     def __init__(self, relay: _Relay) -> None:
         self._relay = relay
         self._mistakes = self._recipients = 0
+        self._drips_for = 0.0  # seconds that the next reply takes
         super().__init__(
             self,  # its own `handle_…` below are the library's hooks
             hostname=HOST,
@@ -337,7 +338,17 @@ class _Session(SMTP):
         said = status if isinstance(status, bytes) else status.encode("ascii", "replace")
         if self.session.extended_smtp and said[:4] in _ENHANCED and not _HAS_ENHANCED.match(said):
             said = said[:4] + _ENHANCED[said[:4]] + said[3:]
-        await super().push(said)
+        await super().push(await self._dripped(said))
+
+    async def _dripped(self, said: bytes) -> bytes:
+        """Say all but the end letter by letter, where a fault wants it; gives what is left to say."""
+        seconds, self._drips_for = self._drips_for, 0.0
+        while seconds and len(said) > 1:
+            self._writer.write(said[:1])
+            await asyncio.sleep(seconds / len(said))
+            seconds, said = seconds * (1 - 1 / len(said)), said[1:]
+        await asyncio.sleep(seconds)
+        return said
 
     # The commands
 
@@ -473,7 +484,7 @@ class _Session(SMTP):
             case Kind.DRIP:
                 assert fault is not None
                 reply = act()
-                await asyncio.sleep(fault.seconds)
+                self._drips_for = fault.seconds
                 return reply
             case Kind.DROP:
                 act()

@@ -59,6 +59,8 @@ REHEARSAL_KEYS: Mapping[str, str] = {
 ACCOUNT = "shinagawa_rehearsal"
 USER_ID = "13109"
 MEDIUM = "x"
+EVERYTHING = "any"
+"""A fault of this stage meets whatever is asked."""
 
 MOST_MEDIA = 4
 MOST_ALT = 1000
@@ -148,6 +150,20 @@ def _reset(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
+async def _dripped(request: web.Request, whole: web.StreamResponse, seconds: float) -> web.StreamResponse:
+    """The answer, letter by letter."""
+    assert isinstance(whole, web.Response)
+    assert isinstance(whole.body, bytes)  # JSON, as everything here
+    response = web.StreamResponse(status=whole.status, headers=whole.headers)
+    response.content_length = len(whole.body)
+    await response.prepare(request)
+    for n in range(len(whole.body)):
+        await asyncio.sleep(seconds / len(whole.body))
+        await response.write(whole.body[n : n + 1])
+    await response.write_eof()
+    return response
+
+
 class _Refusal(Exception):
     """An answer in X's own form (RFC 7807 with a `detail`)."""
 
@@ -176,11 +192,11 @@ class _StandIn:
         application = web.Application(client_max_size=MOST_BYTES + 64 * 1024, middlewares=[self._checked])
         application.add_routes(
             [
-                web.get("/2/users/me", self._me),
-                web.get(r"/2/users/{id:\d+}/tweets", self._timeline),
-                web.get(r"/2/tweets/{id:\d+}", self._one),
+                web.get("/2/users/me", self._with_faults("look", self._me)),
+                web.get(r"/2/users/{id:\d+}/tweets", self._with_faults("look", self._timeline)),
+                web.get(r"/2/tweets/{id:\d+}", self._with_faults("look", self._one)),
                 web.post("/2/tweets", self._with_faults("posts", self._post)),
-                web.delete(r"/2/tweets/{id:\d+}", self._delete),
+                web.delete(r"/2/tweets/{id:\d+}", self._with_faults("delete", self._delete)),
                 web.post("/2/media/upload", self._with_faults("media", self._upload)),
                 web.post("/2/media/metadata", self._with_faults("media", self._metadata)),
             ]
@@ -207,9 +223,9 @@ class _StandIn:
     def _fault(self, stage: str) -> Fault | None:
         """A fault that names no stage is one of posting."""
         fault = self._faults.all().get(MEDIUM)
-        if fault is None or (fault.stage or "posts") != stage:
+        if fault is None or (fault.stage or "posts") not in (stage, EVERYTHING):
             return None
-        return self._faults.meet(MEDIUM, stage=stage)
+        return self._faults.meet(MEDIUM)
 
     def _with_faults(self, stage: str, act: Handler) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -234,9 +250,7 @@ class _StandIn:
             case Kind.HANG:
                 await asyncio.Event().wait()
             case Kind.DRIP:
-                response = await act(request)
-                await asyncio.sleep(fault.seconds)
-                return response
+                return await _dripped(request, await act(request), fault.seconds)
         raise AssertionError(fault.kind)
 
     # Posts

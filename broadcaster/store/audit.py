@@ -53,20 +53,38 @@ def write(
     mode: Mode = Mode.LIVE,
     **detail: Any,
 ) -> None:
+    write_together(connection, actor, act, [(object, mode, detail)], at=at)
+
+
+def write_together(
+    connection: Connection,
+    actor: Actor,
+    act: str,
+    objects: Sequence[tuple[str, Mode, Mapping[str, Any]]],
+    *,
+    at: datetime,
+) -> None:
+    """The same act on many: an entry for each `(object, mode, detail)`."""
     if connection.dialect.name == "postgresql":  # one writer at a time, or the chain would fork
         connection.execute(text("SELECT pg_advisory_xact_lock(7301309)"))
     last = connection.execute(select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)).first()
-    values = {
-        "seq": (last.seq if last else 0) + 1,
-        "at": at,
-        "actor": actor.name[:64],
-        "via": actor.via,
-        "act": act,
-        "object": object[:120],
-        "mode": mode.value,
-        "detail": _canonical(detail),
-    }
-    connection.execute(insert(audit).values(**values, hash=_hash(last.hash if last else _FIRST, values)))
+    seq, previous = (last.seq, last.hash) if last else (0, _FIRST)
+    rows = []
+    for object, mode, detail in objects:
+        seq += 1
+        values = {
+            "seq": seq,
+            "at": at,
+            "actor": actor.name[:64],
+            "via": actor.via,
+            "act": act,
+            "object": object[:120],
+            "mode": mode.value,
+            "detail": _canonical(detail),
+        }
+        previous = _hash(previous, values)
+        rows.append({**values, "hash": previous})
+    connection.execute(insert(audit), rows)
 
 
 def entries(connection: Connection, *, after: int = 0, limit: int = 1000) -> Sequence[Entry]:

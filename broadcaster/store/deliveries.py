@@ -7,16 +7,16 @@ was given up for dead cannot overwrite what its successor has found out.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Connection,
     Integer,
     Select,
-    String,
+    SmallInteger,
     and_,
     bindparam,
     case,
@@ -24,6 +24,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    literal_column,
     or_,
     select,
     update,
@@ -33,7 +34,7 @@ from sqlalchemy.engine import Row
 from broadcaster.channel import Payload
 from broadcaster.delivery import Counts, Lane, State, Tried
 from broadcaster.message import Mode
-from broadcaster.store.tables import attempts, deliveries
+from broadcaster.store.tables import attempts, deliveries, microseconds
 
 PUSH, MAILING, BOARD, RETRACT = "push", "mailing", "board", "retract"
 """The kinds of delivery."""
@@ -128,17 +129,75 @@ def written_audience(audience: Mapping[str, Any] | None) -> str:
     return json.dumps(audience) if audience is not None else ""
 
 
-def add_together(connection: Connection, rows: Sequence[Mapping[str, object]]) -> None:
-    """Many at once: rows of `issue_id, key, channel, part, kind, mode, lane, state, due_at, created_at, expires_at,
-    payload, after_key, audience, fanned_to, settled_at`. One that goes after another follows it in the list, and names
-    it by its key."""
-    connection.execute(_ADD_TOGETHER, rows)
+class Written(NamedTuple):
+    """A delivery written out before its hour, as the driver takes it: all but the number of its issue."""
+
+    key: str
+    channel: str
+    part: str
+    kind: str
+    mode: str
+    lane: int
+    due_at: int
+    created_at: int
+    expires_at: int
+    payload: str
+    audience: str
+    after_key: str | None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        key: str,
+        channel: str,
+        part: str,
+        kind: str,
+        mode: Mode,
+        lane: Lane,
+        due_at: datetime,
+        expires_at: datetime,
+        payload: Payload | None,
+        audience: Mapping[str, Any] | None,
+        after_key: str | None,
+    ) -> Written:
+        due = microseconds(due_at)
+        return cls(
+            key=key,
+            channel=channel,
+            part=part,
+            kind=kind,
+            mode=mode.value,
+            lane=int(lane),
+            due_at=due,
+            created_at=due,
+            expires_at=microseconds(expires_at),
+            payload=written_payload(payload),
+            audience=written_audience(audience),
+            after_key=after_key,
+        )
 
 
-_before = deliveries.alias("before")
-_ADD_TOGETHER = insert(deliveries).values(
-    after_id=select(_before.c.id).where(_before.c.key == bindparam("after_key", type_=String)).scalar_subquery()
+_TOGETHER = (
+    "INSERT INTO deliveries (issue_id, state, fanned_to, settled_at, key, channel, part, kind, mode, lane, due_at, "
+    "created_at, expires_at, payload, audience, after_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
+    "(SELECT id FROM deliveries AS before WHERE before.key = ?))"
 )
+
+
+def add_together(connection: Connection, rows: Sequence[tuple[int, Written, bool]]) -> None:
+    """Many at once: the number of the issue, the delivery, and whether it is a mailing that has readers. One that goes
+    after another follows it in the list, and names it by its key. A mailing without readers is finished at once."""
+    queued, finished = int(State.QUEUED), int(State.DELIVERED)
+    values = [
+        (issue_id, finished, None, row.due_at, *row)
+        if row.audience and not has_readers
+        else (issue_id, queued, 0 if row.audience else None, None, *row)
+        for issue_id, row, has_readers in rows
+    ]
+    # In the driver's own words: for rows like these SQLAlchemy takes as long to bind the values as SQLite to write them.
+    is_sqlite = connection.dialect.name == "sqlite"
+    connection.exec_driver_sql(_TOGETHER if is_sqlite else _TOGETHER.replace("?", "%s"), values)
 
 
 def get(connection: Connection, id: int) -> Delivery:
@@ -194,16 +253,29 @@ def take_due(
     return sorted((_delivery(row) for row in rows), key=lambda delivery: (delivery.due_at, delivery.id))
 
 
+Place = tuple[str, Mode, Lane]
+"""Where a delivery is worked: the channel, its mode, the lane."""
+
+_NEXT_DUE_AT = select(func.min(deliveries.c.due_at)).where(
+    deliveries.c.channel == bindparam("channel"),
+    deliveries.c.mode == bindparam("mode"),
+    deliveries.c.lane == bindparam("lane"),
+    deliveries.c.state == literal_column("0", SmallInteger),  # spelled out, so that the partial index is used
+    deliveries.c.kind != MAILING,
+)
+
+
 def next_due_at(connection: Connection, *, channel: str, mode: Mode, lane: Lane) -> datetime | None:
-    return connection.execute(
-        select(func.min(deliveries.c.due_at)).where(
-            deliveries.c.channel == channel,
-            deliveries.c.mode == mode,
-            deliveries.c.lane == lane,
-            deliveries.c.state == literal(int(State.QUEUED), literal_execute=True),
-            deliveries.c.kind != MAILING,
-        )
+    due_at: datetime | None = connection.execute(
+        _NEXT_DUE_AT, {"channel": channel, "mode": mode, "lane": lane}
     ).scalar()
+    return due_at
+
+
+def next_due(connection: Connection, places: Iterable[Place]) -> Mapping[Place, datetime]:
+    """When the next delivery of each of these places falls due; places without one are left out."""
+    found = {place: next_due_at(connection, channel=place[0], mode=place[1], lane=place[2]) for place in places}
+    return {place: due_at for place, due_at in found.items() if due_at is not None}
 
 
 def settle(connection: Connection, delivery: Delivery, tried: Tried, *, began_at: datetime, ended_at: datetime) -> bool:
@@ -294,6 +366,20 @@ def waiting(connection: Connection, channel: str, mode: Mode, lane: Lane, most: 
     return connection.execute(select(func.count()).select_from(some.subquery())).scalar_one()
 
 
+def delivered_since(connection: Connection, channel: str, mode: Mode, since: datetime) -> int:
+    """How many parts of pushes went out here since then, whichever sender sent them."""
+    c = deliveries.c
+    return connection.execute(
+        select(func.count()).where(
+            c.channel == channel,
+            c.mode == mode,
+            c.kind == literal(PUSH, literal_execute=True),
+            c.state == literal(int(State.DELIVERED), literal_execute=True),
+            c.settled_at >= since,
+        )
+    ).scalar_one()
+
+
 def stop_waiting(connection: Connection, issue_ids: Collection[int], *, at: datetime, detail: str) -> int:
     """Stop every push of these issues that has not been on its way. What may have gone out is looked up first, or it
     could stand for ever with nobody to take it back. Mailings are stopped letter by letter."""
@@ -307,6 +393,16 @@ def stop_waiting(connection: Connection, issue_ids: Collection[int], *, at: date
         )
         .values(state=State.STOPPED, settled_at=at, detail=detail)
     ).rowcount
+
+
+def unfinished_mailings(connection: Connection, issue_ids: Collection[int]) -> Sequence[int]:
+    c = deliveries.c
+    unfinished = (
+        select(c.id)
+        .where(c.issue_id.in_(list(issue_ids)), c.kind == MAILING, c.state == int(State.QUEUED))
+        .order_by(c.id)
+    )
+    return list(connection.execute(unfinished).scalars())
 
 
 def stop_mailings(connection: Connection, issue_ids: Collection[int]) -> Sequence[int]:

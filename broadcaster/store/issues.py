@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -32,20 +32,31 @@ class Issue:
 
 def freeze(connection: Connection, message: Message, *, message_id: int, lane: Lane) -> Issue:
     row = connection.execute(
-        insert(issues)
-        .values(
-            message_id=message_id,
-            identifier=message.identifier,
-            mode=message.mode,
-            lane=lane,
-            sent_at=message.sent_at,
-            effective_at=message.effective_at,
-            expires_at=message.expires_at,
-            document=json.dumps(to_document(message), ensure_ascii=False),
-        )
-        .returning(*issues.c)
+        insert(issues).values(**frozen(message, message_id=message_id, lane=lane)).returning(*issues.c)
     ).one()
     return _issue(row)
+
+
+def frozen(message: Message, *, message_id: int, lane: Lane) -> dict[str, object]:
+    """The row of an issue, before it has a number."""
+    return {
+        "message_id": message_id,
+        "identifier": message.identifier,
+        "mode": message.mode,
+        "lane": lane,
+        "sent_at": message.sent_at,
+        "effective_at": message.effective_at,
+        "expires_at": message.expires_at,
+        "document": json.dumps(to_document(message), ensure_ascii=False),
+    }
+
+
+def freeze_together(connection: Connection, rows: Sequence[Mapping[str, object]]) -> dict[int, int]:
+    """Many at once, as `frozen` gives them: the number of each issue by that of its message."""
+    connection.execute(insert(issues), rows)
+    ids = [row["message_id"] for row in rows]
+    found = connection.execute(select(issues.c.message_id, issues.c.id).where(issues.c.message_id.in_(ids)))
+    return {row.message_id: row.id for row in found}
 
 
 def get(connection: Connection, identifier: str) -> Issue | None:
@@ -57,22 +68,19 @@ def by_id(connection: Connection, id: int) -> Issue:
     return _issue(connection.execute(select(issues).where(issues.c.id == id)).one())
 
 
+def held(connection: Connection, id: int) -> Issue:
+    """As it is, and nobody ends it before this transaction is over."""
+    return _issue(connection.execute(select(issues).where(issues.c.id == id).with_for_update()).one())
+
+
 def in_force(connection: Connection, mode: Mode, at: datetime) -> Sequence[Issue]:
-    rows = connection.execute(in_force_query(mode, at))
-    return [_issue(row) for row in rows]
+    """In the order in which they were issued.
 
-
-def in_force_query(mode: Mode, at: datetime):  # type: ignore[no-untyped-def]  # SQLAlchemy's Select spells out every column
-    return (
-        select(issues)
-        .where(
-            issues.c.mode == mode,
-            issues.c.expires_at > at,
-            issues.c.ended_at.is_(None),
-            issues.c.effective_at <= at,
-        )
-        .order_by(issues.c.id)
-    )
+    Not asked: whether it has begun. What was issued has, and a clock that is set back must not hide an alert."""
+    c = issues.c
+    rows = connection.execute(select(issues).where(c.mode == mode, c.expires_at > at, c.ended_at.is_(None)))
+    # Sorted here: to have them in order SQLite, once it has statistics, would walk through all that was ever issued.
+    return sorted(map(_issue, rows), key=lambda issue: issue.id)
 
 
 def end(connection: Connection, identifiers: Iterable[str], *, by: str, at: datetime) -> Sequence[Issue]:

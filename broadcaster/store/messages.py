@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,7 +12,7 @@ from sqlalchemy.engine import Row
 
 from broadcaster.lifecycle import Move, State, after
 from broadcaster.message import Message, content_hash, from_document, to_document
-from broadcaster.store.tables import messages
+from broadcaster.store.tables import issues, messages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,35 @@ def get(connection: Connection, identifier: str) -> Kept | None:
 
 def by_id(connection: Connection, id: int) -> Kept:
     return _kept(connection.execute(select(messages).where(messages.c.id == id)).one())
+
+
+def many(connection: Connection, ids: Collection[int]) -> dict[int, Kept]:
+    rows = connection.execute(select(messages).where(messages.c.id.in_(ids)))
+    return {kept.id: kept for kept in map(_kept, rows)}
+
+
+def move_together(connection: Connection, kept: Mapping[int, Kept], how: Move) -> None:
+    """The same move for many, to their issues, all or none. Raises MoveNotAllowed, or ChangedMeanwhile for the first
+    that another was faster with."""
+    c = messages.c
+    # Locked first: on SQLite this transaction has the only write lock, on PostgreSQL these rows are held from here on.
+    now = connection.execute(select(c.id, c.version, c.state).where(c.id.in_(kept.keys())).with_for_update()).all()
+    found = {row.id: (row.version, row.state) for row in now}
+    states = set()
+    for id, one in kept.items():
+        if found.get(id) != (one.version, one.state):
+            raise ChangedMeanwhile(one.message.identifier)
+        states.add(one.state)
+    for state in states:
+        connection.execute(
+            update(messages)
+            .where(c.id.in_([id for id, one in kept.items() if one.state is state]))
+            .values(
+                state=after(state, how),
+                version=c.version + 1,
+                issued_as=select(issues.c.id).where(issues.c.message_id == c.id).scalar_subquery(),
+            )
+        )
 
 
 def newest(connection: Connection, limit: int = 50) -> Sequence[Kept]:

@@ -155,6 +155,20 @@ deliveries = Table(
         postgresql_where=text("state = 1"),
     ),
     Index(
+        "ix_deliveries_went_out",
+        "channel",
+        "mode",
+        "settled_at",
+        sqlite_where=text("kind = 'push' AND state = 2"),
+        postgresql_where=text("kind = 'push' AND state = 2"),
+    ),
+    Index(
+        "ix_deliveries_after",
+        "after_id",
+        sqlite_where=text("after_id IS NOT NULL"),
+        postgresql_where=text("after_id IS NOT NULL"),
+    ),
+    Index(
         "ix_deliveries_to_decide",
         "id",
         sqlite_where=text("state IN (3, 4)"),

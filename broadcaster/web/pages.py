@@ -3,19 +3,23 @@
 Every web process composes them from the issues in force, on a wake-up, at the next expiry, and on a slow poll besides.
 A board is swapped whole; a reader sees the old bytes or the new ones. When the database cannot be reached the last
 bytes go on being served, but never past the instant at which something on them ends.
+
+A poll is one look into a table by its whole path, and two messages to the server that were written when the board
+changed: whatever a hundred thousand screens ask for, nothing is built for one of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import parse_qs
 
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message as ToServer
 
 from broadcaster import boards
 from broadcaster.channel import Board, Page
@@ -26,7 +30,11 @@ from broadcaster.store.database import StoreError
 
 log = structlog.get_logger(__name__)
 
-_NAMES = {"": "index.html", "emergency": "emergency.html"}
+_SHORT = {"index.html": "", "emergency.html": "emergency"}
+"""Pages that have a name without an ending as well."""
+
+_LONG = {short: name for name, short in _SHORT.items()}
+_READS = frozenset(("GET", "HEAD"))
 _LANGUAGE = re.compile(r"[A-Za-z-]{2,10}")
 _OPEN = (b"access-control-allow-origin", b"*")
 _COMMON = (
@@ -36,16 +44,17 @@ _COMMON = (
 )
 _FRESH = {"html": b"public, max-age=15", "json": b"no-cache", "txt": b"public, max-age=5", "ssml": b"public, max-age=5"}
 _FRESH_FEED = b"public, max-age=30"
+_NOTHING: ToServer = {"type": "http.response.body", "body": b""}
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A page as it goes out."""
+    """A page as it goes out: the messages to the server, which only reads them."""
 
-    body: bytes
     etag: bytes
-    headers: tuple[tuple[bytes, bytes], ...]
-    head_304: tuple[tuple[bytes, bytes], ...]
+    start: ToServer
+    body: ToServer
+    not_modified: ToServer
 
 
 class Boards:
@@ -68,8 +77,8 @@ class Boards:
                 for mode in Mode:
                     await self._refresh(mode)
                 self.is_ready = True
-            except StoreError:
-                log.exception("boards.not_read")
+            except StoreError as error:
+                log.error("boards.not_read", why=type(error).__name__)
                 await self._drop_ended()
             await self._wake.wait(self._pause())
 
@@ -87,7 +96,7 @@ class Boards:
         """Without the database: what has ended leaves all the same."""
         now = self._pipeline.clock.now()
         for mode, messages in list(self._shown.items()):
-            await self._show(mode, tuple(m for m in messages if m.is_in_force(now)), now)
+            await self._show(mode, tuple(m for m in messages if m.expires_at > now), now)
 
     async def _show(self, mode: Mode, messages: tuple[Message, ...], now: datetime) -> None:
         if self._shown.get(mode) == messages:
@@ -102,7 +111,15 @@ class Boards:
     def _swap(self, mode: Mode, name: str, answers: Mapping[str, Answer]) -> None:
         """One board at once: a new table of all pages takes the place of the old one."""
         self._of_board[mode, name] = dict(answers)
-        self._answers = {path: answer for of in self._of_board.values() for path, answer in of.items()}
+        self._answers = {path: answer for of in self._of_board.values() for path, answer in _with_short_names(of)}
+
+
+def _with_short_names(answers: Mapping[str, Answer]) -> Iterable[tuple[str, Answer]]:
+    for path, answer in answers.items():
+        yield path, answer
+        folder, _, name = path.rpartition("/")
+        if name in _SHORT and folder in ("", "/drill"):
+            yield f"{folder}/{_SHORT[name]}", answer
 
 
 def _path(mode: Mode, path: str) -> str:
@@ -126,7 +143,12 @@ def _answer(page: Page) -> Answer:
         *open_to_all,
         *extra,
     )
-    return Answer(body=page.body, etag=page.etag.encode(), headers=whole, head_304=headers)
+    return Answer(
+        etag=page.etag.encode(),
+        start={"type": "http.response.start", "status": 200, "headers": list(whole)},
+        body={"type": "http.response.body", "body": page.body},
+        not_modified={"type": "http.response.start", "status": 304, "headers": list(headers)},
+    )
 
 
 class BoardsFirst:
@@ -136,38 +158,41 @@ class BoardsFirst:
         self._app, self._pages = app, pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] in ("GET", "HEAD"):
-            answer = self._find(scope["path"], scope["query_string"])
+        if scope["type"] == "http" and scope["method"] in _READS:
+            answer = self._pages.get(scope["path"])
             if answer is not None:
-                await _send(answer, scope, send)
+                if scope["query_string"]:
+                    answer = self._in_language(answer, scope["path"], scope["query_string"])
+                if _is_known(answer.etag, scope["headers"]):
+                    await send(answer.not_modified)
+                    await send(_NOTHING)
+                else:
+                    await send(answer.start)
+                    await send(answer.body if scope["method"] == "GET" else _NOTHING)
                 return
         await self._app(scope, receive, send)
 
-    def _find(self, path: str, query: bytes) -> Answer | None:
-        name = path
-        for prefix in ("/drill/", "/"):
-            short = path.removeprefix(prefix)
-            if path.startswith(prefix) and short in _NAMES:
-                name = prefix + _NAMES[short]
-                break
-        if query and (language := _language(query)):
-            stem, dot, ending = name.rpartition(".")
-            translated = self._pages.get(f"{stem}.{language}{dot}{ending}")
-            if translated is not None:
-                return translated
-        return self._pages.get(name)
+    def _in_language(self, answer: Answer, path: str, query: bytes) -> Answer:
+        """The page in the language that was asked for, or as it is."""
+        language = _language(query)
+        if language is None:
+            return answer
+        folder, _, name = path.rpartition("/")
+        stem, dot, ending = _LONG.get(name, name).rpartition(".")
+        return self._pages.get(f"{folder}/{stem}.{language}{dot}{ending}") or answer
 
 
 def _language(query: bytes) -> str | None:
+    if query.startswith(b"lang=") and query[5:].isalpha():
+        return query[5:].decode("ascii")
     asked = parse_qs(query.decode("latin-1"), max_num_fields=20).get("lang", [""])[0]
     return asked if _LANGUAGE.fullmatch(asked) else None
 
 
-async def _send(answer: Answer, scope: Scope, send: Send) -> None:
-    known = next((value for name, value in scope["headers"] if name == b"if-none-match"), None)
-    if known is not None and (known == b"*" or answer.etag in known):
-        await send({"type": "http.response.start", "status": 304, "headers": list(answer.head_304)})
-        await send({"type": "http.response.body", "body": b""})
-        return
-    await send({"type": "http.response.start", "status": 200, "headers": list(answer.headers)})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
+def _is_known(etag: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """If-None-Match, compared weakly (RFC 9110, 13.1.2): one tag, a list of them, on one line or several, or `*`. A tag
+    brings its quotation marks, so it can be looked for in a list without taking the list apart."""
+    for name, value in headers:  # noqa: SIM110 - a generator for each poll would cost more than the comparison
+        if name == b"if-none-match" and (etag in value or value.strip() == b"*"):
+            return True
+    return False
