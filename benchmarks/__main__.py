@@ -43,7 +43,10 @@ def main() -> int:
         print(f"({time.monotonic() - began:.0f} s)", flush=True)
         if asked.write:
             how = " Shortened (`--quick`): no figure to quote." if asked.quick else ""
-            write_between(DOCUMENT, number, f"{table(figures)}\n\n{here}; {_today()}.{how}")
+            try:
+                write_between(DOCUMENT, number, f"{table(figures)}\n\n{here}; {_today()}.{how}")
+            except ValueError as error:  # the other tables are written all the same
+                print(error)
     short = [f for f in all_figures if f.is_met is False]
     not_run = [f for f in all_figures if f.value is None]
     print(f"\n{len(all_figures)} figures, {len(short)} short, {len(not_run)} not run.")

@@ -74,6 +74,15 @@ def main() -> NoReturn:
                 en=f"The database cannot be used ({reason}); try broadcaster db upgrade, or check its place and space.",
             )
         )
+    except OSError as error:  # a disk that is full, a folder that may not be written
+        place = f"{error.filename}: " if error.filename else ""
+        _say(
+            refuse(
+                "BROADCASTER_HOME",
+                ja=f"{place}読み書きできません（{error.strerror}）。場所、権限、空きを確かめてください。",
+                en=f"{place}cannot be read or written ({error.strerror}); check the place, permissions and space.",
+            )
+        )
     except Exception as error:
         if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
             err.print(error.format_message())

@@ -228,13 +228,22 @@ class Email:
     # Load and splice
 
     def load(self, issue: int, payload: Payload) -> None:
-        content = payload.content
+        template = self.template_of(payload)
+        self._loaded[issue, payload.part] = Loaded(
+            template=template,
+            signature=self.signer.of(template.headers) if self.signer is not None else None,
+            identifier=payload.content["identifier"],
+            references=tuple(payload.content["references"]),
+        )
+
+    def template_of(self, payload: Payload) -> Template:
+        """The mails of one part, but for what is each reader's own."""
+        content, ward = payload.content, self.kit.ward
         texts = [Text(subtype="plain", words=content["text"])]
         if "html" in content:
             texts.append(Text(subtype="html", words=content["html"]))
-        ward = self.kit.ward
         is_japanese = content["language"] == "ja"
-        template = mime.template(
+        return mime.template(
             sender=(ward.mail_name if is_japanese else ward.mail_name_english, self.relay.sender),
             subject=content["subject"],
             sent_at=parse_instant(content["sent_at"]),
@@ -243,12 +252,6 @@ class Email:
             texts=texts,
             is_urgent=content["is_urgent"],
             has_references=bool(content["references"]),
-        )
-        self._loaded[issue, payload.part] = Loaded(
-            template=template,
-            signature=self.signer.of(template.headers) if self.signer is not None else None,
-            identifier=content["identifier"],
-            references=tuple(content["references"]),
         )
 
     def unload(self, issue: int) -> None:

@@ -4,6 +4,7 @@ sentence, and everything goes on by itself when the ledger is back."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -14,12 +15,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import psycopg
 import pytest
 import structlog
-from sqlalchemy import Connection, event
+from sqlalchemy import event
 
 from broadcaster import logs
 from broadcaster.mailroom import UNRECORDED
@@ -106,15 +108,15 @@ def is_told_by_the_command(home: Path, url: str, **options: object) -> None:
 
 
 class Switch:
-    """SQLite's pragmas, set and lifted for every connection of this process when it begins."""
+    """SQLite's pragmas, set and lifted on every connection of this process before it is used."""
 
     def __init__(self, house: House, set_to: str, lifted: str) -> None:
         self.is_set = False
         self._set_to, self._lifted = set_to, lifted
-        event.listen(house.database._writer, "begin", self._begins, insert=True)
+        event.listen(house.database._writer, "checkout", self._is_taken)
 
-    def _begins(self, connection: Connection) -> None:
-        connection.exec_driver_sql(f"PRAGMA {self._set_to if self.is_set else self._lifted}")
+    def _is_taken(self, connection: Any, _record: object, _proxy: object) -> None:
+        connection.execute(f"PRAGMA {self._set_to if self.is_set else self._lifted}")
 
 
 @asynccontextmanager
@@ -274,17 +276,19 @@ def test_a_command_in_a_place_where_nothing_can_be_written_ends_with_a_sentence(
 
 
 def test_a_log_on_a_full_disk_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Path("/dev/full").open("w", encoding="utf-8", buffering=1) as full_disk:
-        monkeypatch.setattr(sys, "stderr", full_disk)
-        try:
-            logs.configure()
-            structlog.get_logger("test").error("delivery.not_recorded", key="13109-x")
-        finally:
-            structlog.reset_defaults()
-            monkeypatch.undo()
-        with pytest.raises(OSError, match="space"):
-            full_disk.write("and that it is full is true\n")
-        full_disk.detach()
+    full_disk = Path("/dev/full").open("w", encoding="utf-8", buffering=1)  # noqa: SIM115 - closing it would fail
+    with pytest.raises(OSError, match="space"):
+        full_disk.write("it is full\n")
+    monkeypatch.setattr(sys, "stderr", full_disk)
+    try:
+        logs.configure()
+        structlog.get_logger("test").error("delivery.not_recorded", key="13109-x")
+    finally:
+        structlog.reset_defaults()
+        monkeypatch.undo()
+        os.close(full_disk.fileno())
+        with contextlib.suppress(OSError):
+            full_disk.close()
 
 
 def test_an_exception_in_the_log_is_its_kind_and_its_place(

@@ -11,6 +11,7 @@ locked", whatever the timeout. Reads have connections of their own that never ta
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import sqlite3
 import threading
@@ -21,11 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
@@ -38,6 +35,9 @@ T = TypeVar("T")
 
 StoreError = SQLAlchemyError
 """What a store function may raise when the database does not answer."""
+
+REVISION = "0002"
+"""The newest of `migrations/versions`: what a role that does not migrate expects to find."""
 
 BUSY_MS = 30_000
 ASK_AGAIN_S = 0.001
@@ -55,6 +55,8 @@ class Database:
         self._reader = _engine(self.url, writes=False) if self.is_sqlite else self._writer
         self._write_turn = threading.Lock() if self.is_sqlite else None
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
+        # On SQLite one transaction writes at a time: one thread for them all, its connection and caches warm.
+        self._writers = ThreadPoolExecutor(1, thread_name_prefix="write") if self.is_sqlite else self._threads
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -75,7 +77,8 @@ class Database:
 
     async def writes(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work(connection, …)` as one write transaction in a thread."""
-        return await self._in_thread(lambda: self._written(work, *args, **kwargs))
+        writing = functools.partial(self._written, work, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._writers, writing)
 
     async def reads(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         def reading() -> T:
@@ -92,6 +95,7 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def close(self) -> None:
+        self._writers.shutdown(wait=True)
         self._threads.shutdown(wait=True)
         self._writer.dispose()
         self._reader.dispose()
@@ -100,6 +104,8 @@ class Database:
 
     def upgrade(self) -> None:
         """Bring the tables to this version. Raises Refused when the database cannot be reached or changed."""
+        from alembic import command  # 9 MB that a sender has no use for
+
         config = _alembic()
         try:
             with self._writer.connect() as connection:
@@ -111,8 +117,10 @@ class Database:
 
     def is_current(self) -> bool:
         with self._reader.connect() as connection:
-            at = MigrationContext.configure(connection).get_current_revision()
-        return at == ScriptDirectory.from_config(_alembic()).get_current_head()
+            if not inspect(connection).has_table("alembic_version"):
+                return False
+            at = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
+        return at == [REVISION]
 
     def explain(self, connection: Connection, statement: Any) -> str:
         """The query planner's words for this statement, values and all."""
@@ -176,7 +184,7 @@ def _engine(url: str, *, writes: bool) -> Engine:
             f"busy_timeout={0 if writes else BUSY_MS}",  # a writer waits in its own way, below
             "foreign_keys=ON",
             "secure_delete=ON",
-            "cache_size=-16000",
+            "cache_size=-8000",
             "mmap_size=0",
             *(() if writes else ("query_only=ON",)),
         ):
@@ -212,7 +220,10 @@ def _take_lock(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")  # once more, for an error with SQLAlchemy's name
 
 
-def _alembic() -> Config:
+def _alembic() -> Any:
+    """Alembic's configuration; it is loaded where tables are changed and nowhere else."""
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     return config
