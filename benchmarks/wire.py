@@ -2,9 +2,8 @@
 
     python -m benchmarks.wire PORT NUMBER
 
-A process that splices and sends so many mails over twenty lines and writes nothing down; it prints
-`{"sent": …, "seconds": …, "cpu_s": …, "peak_mb": …}`. The lines, the template and the reader's own link are the
-product's; the letters come from a list, and what became of them is only counted.
+A process with the product's mailroom, lines and templates; where the database stands there is a list of letters, and what
+became of them is only counted. It prints `{"sent": …, "seconds": …, "cpu_s": …, "peak_mb": …}`.
 """
 
 from __future__ import annotations
@@ -15,17 +14,22 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from typing import cast
 
 import uvloop
 
 from benchmarks.rounds import Sample, finished
-from benchmarks.ward import DOMAINS, SENDER_CPU, a_ward, the_notice
-from broadcaster.channel import Letter, Outcome
+from benchmarks.ward import DOMAINS, SENDER_CPU, a_ward
+from broadcaster.delivery import Lane, State
+from broadcaster.mailroom import Mailroom, Relay, Worker
 from broadcaster.message import Mode
+from broadcaster.signals import LocalSignals
+from broadcaster.store import deliveries, issues
+from broadcaster.store.database import Database
+from broadcaster.store.deliveries import Delivery
+from broadcaster.store.recipients import Claimed, Mark
 from channels.email import Email
-
-_ISSUE = 1
 
 
 def without_ledger(port: int, number: int, *, cpu: int | None = SENDER_CPU) -> Sample:
@@ -37,47 +41,71 @@ def without_ledger(port: int, number: int, *, cpu: int | None = SENDER_CPU) -> S
     return Sample(units=number, seconds=told["seconds"], cpu_s=told["cpu_s"], peak_mb=told["peak_mb"])
 
 
-async def _send(email: Email, letters: list[Letter]) -> tuple[int, float, float]:
-    """How many were taken, the seconds from the first letter to the last answer, and the CPU seconds."""
-    taken = 0
+class NoLedger:
+    """Stands where the database stands: so many letters wait in it, and what becomes of them is only counted."""
 
-    def settle(letter: Letter, outcome: Outcome) -> None:
-        nonlocal taken
-        taken += outcome.receipt is not None
+    def __init__(self, mailing: Delivery, letters: list[Claimed]) -> None:
+        self._mailing, self._letters = mailing, letters
+        self.settled = 0
 
-    lines = await asyncio.gather(*(email.open() for _ in range(email.lines)))
+    async def reads(self, work: object, *args: object) -> list[Delivery]:
+        return [self._mailing]
+
+    async def writes(
+        self, work: object, batch: Sequence[Mark], wanted: Sequence[tuple[Delivery, int]]
+    ) -> list[list[Claimed]]:
+        self.settled += sum(mark.state is State.DELIVERED for mark in batch)
+        claimed = []
+        for _, most in wanted:
+            claimed.append(self._letters[-most:])
+            del self._letters[-most:]
+        return claimed
+
+
+async def _send(room: Mailroom, ledger: NoLedger, number: int) -> tuple[float, float]:
+    """The seconds until the last letter is counted, and the CPU seconds."""
     gc.freeze()
     began, spent = time.perf_counter(), time.process_time()
-    await asyncio.gather(*(line.carry(lambda: letters.pop() if letters else None, settle) for line in lines))
+    running = asyncio.create_task(room.run())
+    while ledger.settled < number:
+        await asyncio.sleep(0.005)
     took, spent = time.perf_counter() - began, time.process_time() - spent
-    await asyncio.gather(*(line.close() for line in lines))
-    return taken, took, spent
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    return took, spent
 
 
 def main() -> None:
     port, number = int(sys.argv[1]), int(sys.argv[2])
     with a_ward(port) as ward:
-        email = cast(Email, ward.app.pipeline.channels[Mode.LIVE]["email"])
-        notice = the_notice(ward.app, ward.app.clock.now())
-        payload = next(payload for payload in email.compose(notice) if payload.part == "ja.html")
-        email.load(_ISSUE, payload)
+        ward.readers(1)
+        identifier = ward.bulk()
+        database, email = ward.app.database, ward.app.pipeline.channels[Mode.LIVE]["email"]
+        assert isinstance(email, Email)
+        with database.read() as connection:
+            issue = issues.get(connection, identifier)
+            assert issue is not None
+            rows = deliveries.of_issue(connection, issue.id)
+        mailing = next(row for row in rows if row.part == "ja.html")
         letters = [
-            Letter(
-                key=n,
-                part=payload.part,
-                address=f"reader-{n}@mail-{n % DOMAINS}.example",
-                domain=f"mail-{n % DOMAINS}.example",
-                subscriber=n,
-                epoch=0,
-                issue=_ISSUE,
-                is_drill=False,
-                category=notice.category,
-            )
+            Claimed(mailing.id, n, 0, f"reader-{n}@mail-{n % DOMAINS}.example", f"mail-{n % DOMAINS}.example", 0)
             for n in range(number)
         ]
-        sent, seconds, cpu_s = uvloop.run(_send(email, letters))
+        ledger = NoLedger(mailing, letters)
+        room = Mailroom(
+            channel=email,
+            database=cast(Database, ledger),
+            clock=ward.app.clock,
+            signals=LocalSignals(),
+            worker=Worker(id=1, role="bench", pid=0),
+            lanes=list(Lane),
+            relay=Relay(0, 0),
+        )
+        with database.read() as connection:
+            room._open[mailing.id] = room._opened(connection, mailing)  # what the first claim does
+        seconds, cpu_s = uvloop.run(_send(room, ledger, number))
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"sent": sent, "seconds": seconds, "cpu_s": cpu_s, "peak_mb": peak_mb}))
+    print(json.dumps({"sent": ledger.settled, "seconds": seconds, "cpu_s": cpu_s, "peak_mb": peak_mb}))
 
 
 if __name__ == "__main__":

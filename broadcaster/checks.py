@@ -45,6 +45,14 @@ def _channels(app: App) -> list[Finding]:
             if not missing:
                 findings.append(Finding(where=where, ja="使えます。", en="Ready."))
             findings.extend(Finding(where=where, ja=sentence, en=sentence, is_wrong=True) for sentence in missing)
+    if not app.settings.is_rehearsal and not app.settings.channel_options.get("email", {}).get("relay_mails_per_s"):
+        findings.append(
+            Finding(
+                where="email relay_mails_per_s",
+                ja="中継サーバーの速さが書かれていません。警報が中継の中でお知らせのうしろに並ぶことがあります。",
+                en="The relay's pace is not known: an alert may queue behind notices inside the relay.",
+            )
+        )
     return findings
 
 
