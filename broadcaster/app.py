@@ -27,7 +27,7 @@ from broadcaster.manuscript import Fetch
 from broadcaster.message import Mode
 from broadcaster.pipeline import Pipeline
 from broadcaster.problems import refuse
-from broadcaster.render import renderer
+from broadcaster.render import Renderer, renderer
 from broadcaster.resources import packaged
 from broadcaster.settings import Settings
 from broadcaster.signals import RedisSignals, Signals, SocketSignals
@@ -47,6 +47,7 @@ class App:
     keyring: KeyRing
     signals: Signals
     pipeline: Pipeline
+    render: Renderer
 
     @property
     def media_folder(self) -> Path:
@@ -124,7 +125,15 @@ def assemble(
         channels=channels,
         signals=signals,
     )
-    return App(settings=settings, database=database, clock=clock, keyring=keyring, signals=signals, pipeline=pipeline)
+    return App(
+        settings=settings,
+        database=database,
+        clock=clock,
+        keyring=keyring,
+        signals=signals,
+        pipeline=pipeline,
+        render=render,
+    )
 
 
 def _enabled(settings: Settings, table: Mapping[str, type[Channel]]) -> list[str]:

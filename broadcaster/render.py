@@ -6,25 +6,48 @@ Templates lie in `templates/<channel>/<kind>.<ending>`; a language has a file of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
 
 from broadcaster.clock import local, stamp
 from broadcaster.message import lang_attribute
 from broadcaster.text import blocks, runs
 from broadcaster.words import Words
 
-Renderer = Callable[..., str]
-"""`render("email/alert.txt", language="en", **context)`; the context may hold anything the template names."""
+
+class Renderer:
+    """`render("email/alert.txt", language="en", **context)`; the context may hold anything the template names."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._chosen: dict[tuple[str, str], Template] = {}
+
+    def __call__(self, name: str, /, *, language: str = "ja", **context: Any) -> str:
+        return self._template(name, language).render(language=language, **context)
+
+    def _template(self, name: str, language: str) -> Template:
+        """Once for each: a language that has no file of its own is not looked for again."""
+        chosen = self._chosen.get((name, language))
+        if chosen is None:
+            stem, dot, ending = name.rpartition(".")
+            chosen = self._environment.select_template([f"{stem}.{language}{dot}{ending}", name])
+            self._chosen[name, language] = chosen
+        return chosen
+
+    def load_all(self) -> None:
+        """Compile every template now: the first alert after a start does not wait for it (some 150 ms)."""
+        for name in self._environment.list_templates():
+            self._environment.get_template(name)
 
 
 def renderer(folders: Path | Sequence[Path], words: Words) -> Renderer:
     """Markup is escaped in .html, .xml and .ssml; plain text is not. A name the context lacks is an error."""
     environment = Environment(
+        auto_reload=False,  # a template that is changed counts from the next start
         loader=FileSystemLoader([folders] if isinstance(folders, Path) else list(folders)),
         undefined=StrictUndefined,
         autoescape=select_autoescape(("html", "xml", "ssml", "svg"), default_for_string=False),
@@ -37,13 +60,7 @@ def renderer(folders: Path | Sequence[Path], words: Words) -> Renderer:
     )
     environment.filters.update(blocks=blocks, runs=runs)
     environment.globals.update(phrase=words.phrase, word=words.page)
-
-    def render(name: str, /, *, language: str = "ja", **context: Any) -> str:
-        stem, dot, ending = name.rpartition(".")
-        choices = [f"{stem}.{language}{dot}{ending}", name]
-        return environment.select_template(choices).render(language=language, **context)
-
-    return render
+    return Renderer(environment)
 
 
 WEEKDAYS = "月火水木金土日"

@@ -91,6 +91,7 @@ def web(*, host: str, port: int) -> None:
     _refuse_root_in_live(configured)
     parts = assembly.assemble(configured)
     _refuse_other_tables(parts)
+    parts.render.load_all()
     uvicorn.run(
         create(parts),
         host=host,
@@ -114,6 +115,7 @@ async def work(lanes: list[Lane]) -> None:
     _refuse_other_tables(parts)
     await parts.signals.start()
     await _wait_until_released(parts)
+    parts.render.load_all()
     _tune_for_sending()
     await _until_told(parts, parts.sender(lanes).run)
 

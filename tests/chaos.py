@@ -169,7 +169,7 @@ def main() -> int:
     parser.add_argument("--step", choices=sorted(NAMED), action="append", help="only this step; may be given again")
     parser.add_argument("--database", choices=DATABASES, action="append")
     parser.add_argument("--seed", type=int, help="only this seed")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds from 1 to this one (3)")
+    parser.add_argument("--seeds", type=int, default=2, help="seeds from 1 to this one (2)")
     parser.add_argument("--at-once", type=int, default=3, help="towns at the same time (3)")
     wanted = parser.parse_args()
     seeds = [wanted.seed] if wanted.seed is not None else list(range(1, wanted.seeds + 1))

@@ -5,9 +5,9 @@
 `at` names a function as the product finds it when it calls it: `module:name`, `module:Class.method`, or `module:os.name`
 for what a module calls in the standard library. `moment` is *before* the real call, *after* it (of a coroutine: after it
 has been awaited), or *half*: after half of what the call writes. `with` narrows the calls that count: the value that an
-argument's attribute must have; or under the name `text` what the first argument must contain, under `items` how many the
-longest list among the arguments must hold. `set` puts values in the
-place of constants, so that a small run meets what else takes 10,000 readers.
+argument's attribute must have; under the name `text` what the first argument must contain; under `items` how many things
+a list among the arguments must hold. `set` puts values in the place of constants, so that a small run meets what else
+takes 10,000 readers.
 
 Processes are forked from one that has imported everything and done nothing: most of a start is importing, and the matrix
 starts a thousand of them.

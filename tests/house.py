@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -206,6 +207,10 @@ class Rehearsal(House):
 
     def mails(self) -> list[smtp.Mail]:
         return list(smtp.received(self.folder / "mail"))
+
+    def arrived(self) -> int:
+        folder = self.folder / "mail" / "new"
+        return len(os.listdir(folder)) if folder.is_dir() else 0
 
     def mails_of(self, identifier: str) -> Counter[str]:
         """How often each reader's mail of this message arrived."""

@@ -21,6 +21,7 @@ import httpx2
 import psycopg
 import pytest
 import structlog
+import structlog.testing
 from sqlalchemy import event
 
 from broadcaster import logs
@@ -153,6 +154,13 @@ def _let_postgres_write(house: Rehearsal, may: bool) -> None:
 async def stands_the_ledger_being_away(house: Rehearsal, away: Callable[[Rehearsal], object]) -> None:
     """A mailing under way, the ledger away and back."""
     house.readers(READERS, districts=house.settings.ward.all_district_bits)
+    with structlog.testing.capture_logs() as entries:
+        await _mails_through_it(house, away)
+    assert any(entry["event"] == "mailroom.record_failed" for entry in entries)
+    assert not [entry for entry in entries if "mail-" in str({**entry, "exc_info": None})], "no address in the log"
+
+
+async def _mails_through_it(house: Rehearsal, away: Callable[[Rehearsal], object]) -> None:
     async with a_desk(house) as ask, house.sender():
         kept = house.issues(a_mailing(house))
         identifier = kept.message.identifier

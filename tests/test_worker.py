@@ -225,6 +225,35 @@ async def test_a_sender_that_leaves_in_good_order_leaves_its_post_to_the_next_at
     assert len(house.billboard.shown) == 1
 
 
+async def test_letters_that_a_given_up_worker_still_carries_are_no_mistake_when_it_comes_back(house: House) -> None:
+    """Its successor, here itself under another number, has them in hand too."""
+    house.readers(40)
+    gate = house.carrier.gate = asyncio.Event()
+    kept = house.issues(alert(house))
+    async with house.sender():
+        await house.until(lambda: house.carrier.at_gate == house.carrier.lines)
+        with house.database.write() as connection:
+            [(number, beat)] = workers.beats(connection).items()
+            while not workers.give_up(connection, number, beat):
+                beat = workers.beats(connection)[number]
+        await house.until(lambda: number not in _listed(house) and _listed(house))
+        await house.until(lambda: _held_by_others(house, number) == 40)  # claimed again, by its own successor
+        house.carrier.gate = None
+        gate.set()
+        await house.until_settled(kept.message.identifier)
+    counts = house.counts(kept.message.identifier)
+    assert counts.delivered == 40
+    assert len({letter.key for letter in house.carrier.landed}) == 40
+    assert len(house.carrier.landed) <= 40 + house.carrier.lines
+
+
+def _held_by_others(house: House, number: int) -> int:
+    with house.database.read() as connection:
+        return connection.exec_driver_sql(
+            f"SELECT count(*) FROM recipients WHERE state = 1 AND worker_id <> {number}"
+        ).scalar_one()
+
+
 # Clocks
 
 

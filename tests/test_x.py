@@ -520,6 +520,25 @@ async def test_every_answer_is_one_of_the_four_failures(
 # The day's posts
 
 
+@pytest.mark.parametrize("reset", ["99999999999", "9" * 40, "-1", "soon"])
+async def test_a_reset_that_is_no_time_of_this_world_is_none(settings: Settings, reset: str) -> None:
+    async def answer(_request: web.Request) -> web.Response:
+        named = ("x-rate-limit-reset", "x-user-limit-24hour-limit", "x-user-limit-24hour-reset")
+        return web.Response(status=429, headers={**dict.fromkeys(named, reset), "x-user-limit-24hour-remaining": "0"})
+
+    application = web.Application()
+    application.router.add_post("/{path:.*}", answer)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    channel = X.built(kit(settings, base_url=f"http://127.0.0.1:{runner.addresses[0][1]}"))
+    with pytest.raises(TemporaryFailure, match="限度") as failure:
+        await try_once(channel, an_alert(settings))
+    assert failure.value.retry_at is None
+    await channel.close()
+    await runner.cleanup()
+
+
 async def test_a_share_of_the_day_is_kept_for_emergencies(
     settings: Settings, server: standin.Server, clock: FrozenClock, folder: Path
 ) -> None:
