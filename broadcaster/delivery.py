@@ -115,13 +115,14 @@ class Tried:
         """What a medium answers is anybody's text; PostgreSQL keeps no null characters and nothing keeps half a pair of
         surrogates, and an answer that cannot be written down would be asked for again for ever."""
         for name in ("detail", "evidence"):
-            object.__setattr__(self, name, _writable(getattr(self, name)))
+            object.__setattr__(self, name, writable(getattr(self, name)))
 
 
 MOST_DETAIL = 2_000
 
 
-def _writable(text: str) -> str:
+def writable(text: str) -> str:
+    """As every database can keep it."""
     return text.encode("utf-8", "replace").decode().replace("\0", "�")[:MOST_DETAIL]
 
 

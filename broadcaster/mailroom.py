@@ -37,7 +37,7 @@ from broadcaster.channel import (
     TemporaryFailure,
 )
 from broadcaster.clock import Clock
-from broadcaster.delivery import RETRY, Breaker, Lane, State
+from broadcaster.delivery import RETRY, Breaker, Lane, State, writable
 from broadcaster.signals import POLL_S, Signals
 from broadcaster.store import deliveries, issues, recipients, workers
 from broadcaster.store.database import Connection, Database, StoreError
@@ -65,6 +65,10 @@ SILENT_S = 1.0
 
 ASIDE = {Lane.PRIORITY: timedelta(seconds=1), Lane.ROUTINE: timedelta(seconds=10)}
 """How long letters to a silent domain stay out of hand."""
+
+UNTIL_TOLD = timedelta(seconds=2)
+"""Whoever has a message is told of its cancel when its last letter is settled, or after so long: a letter that hangs must
+not keep the others waiting, and counts as one that its reader may have."""
 
 SHARE_OF_ONE_DOMAIN = 0.9
 IDLE_S = 30.0
@@ -133,6 +137,7 @@ class Tray:
 
 
 _BITS = 36
+_READERS = (1 << _BITS) - 1
 """A letter's key is its ledger row: the delivery's number and, in the lower 36 bits, the subscriber's."""
 
 
@@ -170,8 +175,9 @@ class Relay:
             self._level += 1
 
     def _drain(self, now: datetime) -> None:
-        if self._at is not None:
-            self._level = max(0.0, self._level - (now - self._at).total_seconds() * self._rate)
+        if self._at is not None:  # a clock that was set back drains nothing, and fills nothing up either
+            passed_s = max(0.0, (now - self._at).total_seconds())
+            self._level = max(0.0, self._level - passed_s * self._rate)
         self._at = now
 
 
@@ -200,6 +206,8 @@ class Mailroom:
         self._domains: dict[str, Domain] = {}
         self._open: dict[int, _Open] = {}
         self._stopping: set[int] = set()
+        self._in_doubt: set[int] = set()  # letters of which an earlier attempt may have arrived, by their keys
+        self._may_hold = False  # a claim whose end was not heard
         self._carried: dict[int, tuple[Letter, Lane, float]] = {}
         self._marks: list[Mark] = []
         self._writing = 0
@@ -229,8 +237,8 @@ class Mailroom:
         while True:
             try:
                 is_fanning_out = await self._feed()
-            except StoreError:
-                log.exception("mailroom.feed_failed", channel=self.channel.name)
+            except StoreError as error:
+                log.error("mailroom.feed_failed", channel=self.channel.name, why=type(error).__name__)
                 await asyncio.sleep(POLL_S)
                 continue
             if not is_fanning_out:
@@ -240,6 +248,11 @@ class Mailroom:
         """Look which mailings are open; True while a fan-out has more to write."""
         mailings = await self.database.reads(deliveries.open_mailings, self.channel.name, self.channel.mode)
         mine = [mailing for mailing in mailings if mailing.lane in self._trays]
+        if over := [
+            mailing.id for mailing in mine if mailing.expires_at <= self.clock.now() and not mailing.is_stopping
+        ]:
+            await self.database.writes(deliveries.stop, over)  # the scheduler does the same, where one runs
+            return await self._feed()
         await self._drop_stopping(mine)
         self._close_finished({mailing.id for mailing in mine})
         self._may_have_more(mine)
@@ -264,7 +277,10 @@ class Mailroom:
     async def _continue_fan_out(self, mailing: Delivery) -> bool:
         """One chunk at a time, with the lock given up between two: bulk never keeps an emergency waiting for it.
         False where it has to wait."""
-        if "of" in mailing.audience and not await self.database.reads(self._are_settled, mailing.audience["of"]):
+        is_due = self.clock.now() >= mailing.created_at + UNTIL_TOLD
+        if "of" in mailing.audience and not (
+            is_due or await self.database.reads(self._are_settled, mailing.audience["of"])
+        ):
             return False  # who has the first one is not known before its last letter is settled
         await self.database.writes(self._fan_out, mailing.id)
         return True
@@ -434,10 +450,11 @@ class Mailroom:
             return
         domain.most = max(1, domain.most // 2)
         domain.breaker.failed(now)
+        if isinstance(failure, OutcomeUnknown):
+            self._in_doubt.add(letter.key)
         policy, tries = RETRY[lane], self._retries.get(letter.key, 0) + 1
         if policy.is_spent(tries):
-            state = State.UNKNOWN if isinstance(failure, OutcomeUnknown) else State.FAILED
-            self._mark(letter, state, detail, now)
+            self._mark(letter, State.FAILED, detail, now)
             return
         retry_at = now + policy.wait_after(tries)
         if isinstance(failure, TemporaryFailure) and failure.retry_at is not None:
@@ -451,7 +468,14 @@ class Mailroom:
 
     def _mark(self, letter: Letter, state: State, reply: str, at: datetime, *, counts: bool = True) -> None:
         self._retries.pop(letter.key, None)
-        self._marks.append(Mark(delivery_of(letter), letter.subscriber, state, reply[:200], at, counts))
+        if is_in_doubt := letter.key in self._in_doubt:
+            self._in_doubt.remove(letter.key)
+            if state in (State.STOPPED, State.FAILED):
+                state = State.UNKNOWN  # this time it did not arrive; before it may have
+        if not reply.isprintable():
+            reply = writable(reply)
+        mark = Mark(delivery_of(letter), letter.subscriber, state, reply[:200], at, counts)
+        self._marks.append(mark._replace(is_in_doubt=True) if is_in_doubt and state is State.QUEUED else mark)
         self._due.set()
         if len(self._marks) >= BATCH:
             self._at_once.set()
@@ -479,11 +503,14 @@ class Mailroom:
             return
         self._writing = len(batch)
         try:
+            if self._may_hold:
+                await self._give_back()
             claimed = await self.database.writes(self._write_and_claim, batch, wanted)
-        except StoreError:
+        except StoreError as error:
             # Nothing more leaves until this is written: the lines wait on what is unrecorded.
-            log.exception("mailroom.record_failed", channel=self.channel.name, letters=len(batch))
+            log.error("mailroom.record_failed", channel=self.channel.name, why=type(error).__name__, letters=len(batch))
             self._marks = batch + self._marks
+            self._may_hold = True
             self._due.set()
             await asyncio.sleep(0.5)
             return
@@ -498,6 +525,18 @@ class Mailroom:
         if self._wanted():
             self._ask_ledger()
         self._ready.set()
+
+    async def _give_back(self) -> None:
+        """A claim may have been written without our hearing of it: its letters are in nobody's hand."""
+        in_hand = {
+            letter.key for tray in self._trays.values() for waiting in tray.by_domain.values() for letter in waiting
+        }
+        in_hand |= self._carried.keys()
+        kept = {(key >> _BITS, key & _READERS) for key in in_hand}
+        await self.database.writes(
+            recipients.give_back, self.channel.name, self.channel.mode, worker=self.worker.id, kept=kept
+        )
+        self._may_hold = False
 
     def _wanted(self) -> list[tuple[Delivery, int]]:
         """Whose letters to claim, and how many: those of the first mailing of each lane that may have more."""
@@ -537,12 +576,14 @@ class Mailroom:
         for one in claimed:
             letter = _letter(mailing, one, self._open[mailing.id])
             if mailing.id in self._stopping:  # since the claim
-                self._mark(letter, State.STOPPED, "", now, counts=False)
+                self._mark(letter, State.UNKNOWN if one.is_in_doubt else State.STOPPED, "", now, counts=False)
                 continue
             if letter.domain not in self._domains:
                 self._domains[letter.domain] = Domain()
             if one.attempts:
                 self._retries[letter.key] = one.attempts
+            if one.is_in_doubt:
+                self._in_doubt.add(letter.key)
             tray.put(letter)
 
     async def _finish(self) -> None:

@@ -120,8 +120,8 @@ class Scheduler:
             if due_at is not None:
                 self._wakes_at(due_at)
             await asyncio.to_thread(self.make_ready)
-        except StoreError:
-            log.exception("scheduler.failed")
+        except StoreError as error:
+            log.error("scheduler.failed", why=type(error).__name__)
             self._look_at = self._looked_at  # again with the next tick
 
     def _wakes_at(self, due_at: datetime) -> None:

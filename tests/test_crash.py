@@ -35,7 +35,7 @@ from tests.town import STAFF, Town, a_town
 pytestmark = pytest.mark.xdist_group("crash")
 
 SEED = 1
-AT_ONCE = 6
+AT_ONCE = 8
 """Towns at the same time: a killed sender's work lies still for some seconds, so most of them wait."""
 
 READERS = 1_500

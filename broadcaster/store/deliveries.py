@@ -421,6 +421,11 @@ def stop_mailings(connection: Connection, issue_ids: Collection[int]) -> Sequenc
     )
 
 
+def stop(connection: Connection, ids: Collection[int]) -> None:
+    """Mark these mailings as stopping: their time is over."""
+    connection.execute(update(deliveries).where(deliveries.c.id.in_(list(ids))).values(is_stopping=True))
+
+
 def to_decide(connection: Connection, limit: int = 100) -> Sequence[Delivery]:
     """What failed or is unknown, newest first: a person decides."""
     states = [int(State.FAILED), int(State.UNKNOWN)]

@@ -36,6 +36,7 @@ from sqlalchemy import (
 )
 
 from broadcaster.delivery import Counts, State
+from broadcaster.message import Mode
 from broadcaster.store import deliveries as ledger
 from broadcaster.store.deliveries import Delivery
 from broadcaster.store.tables import deliveries, microseconds, recipients, subscribers
@@ -53,6 +54,7 @@ class Claimed(NamedTuple):
     address: str
     domain: str
     epoch: int
+    is_in_doubt: bool = False  # an earlier attempt may have arrived
 
 
 class Mark(NamedTuple):
@@ -64,6 +66,7 @@ class Mark(NamedTuple):
     reply: str
     due_at: datetime
     counts_as_attempt: bool = True
+    is_in_doubt: bool = False  # of a queued one: this attempt, or one before it, may have arrived
 
     @property
     def is_settled(self) -> bool:
@@ -93,13 +96,14 @@ def audience_query(audience: Mapping[str, Any], after: int, limit: int) -> Selec
 
 
 def reached_query(audience: Mapping[str, Any], after: int, limit: int) -> Select[tuple[int]]:
-    """The readers who have, or may have, one of the earlier mailings: `{"of": [delivery ids]}`."""
+    """The readers who have, or may have, one of the earlier mailings: `{"of": [delivery ids]}`. A letter that is still
+    on its way when this is asked counts as one that they may have."""
     r = recipients.c
     return (
         select(r.subscriber_id)
         .where(
             r.delivery_id.in_(audience["of"]),
-            r.state.in_((int(State.DELIVERED), int(State.UNKNOWN))),
+            r.state.in_((int(State.DELIVERED), int(State.UNKNOWN), int(State.IN_FLIGHT))),
             r.subscriber_id > after,
         )
         .distinct()
@@ -176,7 +180,11 @@ _DUE = (
         _R.delivery_id == bindparam("delivery"),
         _R.state == literal_column("0", SmallInteger),  # spelled out, so that the partial index is used
         _R.due_at <= bindparam("now", type_=BigInteger),
-        exists().where(deliveries.c.id == bindparam("delivery"), ~deliveries.c.is_stopping),
+        exists().where(
+            deliveries.c.id == bindparam("delivery"),
+            ~deliveries.c.is_stopping,
+            deliveries.c.expires_at > bindparam("now", type_=BigInteger),
+        ),
     )
     .order_by(_R.due_at, _R.subscriber_id)
     .limit(bindparam("most", type_=Integer))
@@ -192,7 +200,7 @@ def due_query(delivery_id: int, now: datetime, limit: int) -> Select[tuple[int]]
 def _claiming(dialect: str) -> tuple[Select[tuple[Any]], Update]:
     """What is due with its readers, as one value: fetching row by row would hand the interpreter to a busy event loop
     at each of them. And the words that take these in hand. Made once: making a statement costs more than running it."""
-    due = _DUE.add_columns(_R.attempts).with_for_update(skip_locked=True).cte("due")
+    due = _DUE.add_columns(_R.attempts, _R.is_in_doubt).with_for_update(skip_locked=True).cte("due")
     if dialect == "sqlite":
         one, all_of = func.json_array, func.json_group_array
         chosen: Any = _R.subscriber_id.in_(
@@ -201,7 +209,7 @@ def _claiming(dialect: str) -> tuple[Select[tuple[Any]], Update]:
     else:
         one, all_of = func.json_build_array, func.json_agg
         chosen = _R.subscriber_id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
-    row = one(due.c.subscriber_id, due.c.attempts, _S.email, _S.domain, _S.epoch)
+    row = one(due.c.subscriber_id, due.c.attempts, _S.email, _S.domain, _S.epoch, due.c.is_in_doubt)
     readers = select(all_of(row, type_=JSON)).select_from(due.outerjoin(subscribers, _S.id == due.c.subscriber_id))
     take = (
         update(recipients)
@@ -216,8 +224,9 @@ def claim(connection: Connection, delivery_id: int, *, worker: int, now: datetim
     readers, take = _claiming(connection.dialect.name)
     found = connection.execute(readers, {"delivery": delivery_id, "now": microseconds(now), "most": limit}).scalar()
     claimed = [
-        Claimed(delivery_id, id, tries, address or "", domain or "", epoch or 0)  # nobody, who has been deleted
-        for id, tries, address, domain, epoch in found or ()
+        # Without an address: a reader who has been deleted.
+        Claimed(delivery_id, id, tries, address or "", domain or "", epoch or 0, bool(is_in_doubt))
+        for id, tries, address, domain, epoch, is_in_doubt in found or ()
     ]
     if claimed:
         ids = [one.subscriber_id for one in claimed]
@@ -232,7 +241,7 @@ def _marking(each_of: str) -> TextClause:
     return text(
         f"""
         UPDATE recipients AS r SET state = :state, worker_id = NULL, attempts = r.attempts + :tries, due_at = :due_at,
-            settled_at = :settled_at, reply = m.reply
+            settled_at = :settled_at, reply = m.reply, is_in_doubt = :is_in_doubt
         FROM (
             WITH said AS MATERIALIZED (
                 SELECT :delivery AS delivery_id, CAST(key AS BIGINT) AS subscriber_id, value AS reply FROM {each_of}
@@ -252,15 +261,16 @@ _MARKING = {
 
 def _write_marks(connection: Connection, delivery_id: int, marks: Sequence[Mark], worker: int, now: datetime) -> int:
     """Gives how many rows were still this worker's."""
-    alike: dict[tuple[State, bool, datetime], dict[int, str]] = {}
+    alike: dict[tuple[State, bool, bool, datetime], dict[int, str]] = {}
     for m in marks:
-        end = (m.state, m.counts_as_attempt, now if m.is_settled else m.due_at)
+        end = (m.state, m.counts_as_attempt, m.is_in_doubt, now if m.is_settled else m.due_at)
         alike.setdefault(end, {})[m.subscriber_id] = m.reply
     written = 0
-    for (state, is_attempt, due_at), replies in alike.items():
+    for (state, is_attempt, is_in_doubt, due_at), replies in alike.items():
         values = {
             "state": int(state),
             "tries": int(is_attempt),
+            "is_in_doubt": is_in_doubt,
             "due_at": microseconds(due_at),
             "settled_at": None if state is State.QUEUED else microseconds(now),
             "delivery": delivery_id,
@@ -328,18 +338,43 @@ def counted(connection: Connection, delivery_id: int) -> Counts:
 
 
 def stop_waiting(connection: Connection, delivery_ids: Collection[int], now: datetime) -> int:
-    """Stop every letter that nobody has in hand. Gives how many."""
+    """Stop every letter that nobody has in hand; one that may have arrived before becomes unknown. Gives how many."""
     stopped = 0
     r = recipients.c
     for id in delivery_ids:
-        n = connection.execute(
-            update(recipients)
-            .where(r.delivery_id == id, r.state == literal_column("0", SmallInteger))
-            .values(state=int(State.STOPPED), settled_at=now)
-        ).rowcount
-        ledger.count(connection, id, now, stopped=n)
-        stopped += n
+        waiting = update(recipients).where(r.delivery_id == id, r.state == literal_column("0", SmallInteger))
+        in_doubt = waiting.where(r.is_in_doubt).values(state=int(State.UNKNOWN), settled_at=now)
+        unknown = connection.execute(in_doubt).rowcount
+        n = connection.execute(waiting.values(state=int(State.STOPPED), settled_at=now)).rowcount
+        ledger.count(connection, id, now, stopped=n, unknown=unknown)
+        stopped += n + unknown
     return stopped
+
+
+def give_back(
+    connection: Connection, channel: str, mode: Mode, *, worker: int, kept: Collection[tuple[int, int]]
+) -> int:
+    """Letters of this channel that the ledger holds for this worker, and that are not among those it has in hand
+    (delivery and reader): of a claim whose end it did not hear. Gives how many."""
+    r, d = recipients.c, deliveries.c
+    held = connection.execute(
+        select(r.delivery_id, r.subscriber_id)
+        .join(deliveries, d.id == r.delivery_id)
+        .where(
+            r.worker_id == worker,
+            r.state == literal_column("1", SmallInteger),
+            d.channel == channel,
+            d.mode == mode,
+        )
+    ).all()
+    lost = [(row.delivery_id, row.subscriber_id) for row in held if (row.delivery_id, row.subscriber_id) not in kept]
+    for delivery_id, subscriber_id in lost:
+        connection.execute(
+            update(recipients)
+            .where(r.delivery_id == delivery_id, r.subscriber_id == subscriber_id, r.worker_id == worker)
+            .values(state=int(State.QUEUED), worker_id=None)
+        )
+    return len(lost)
 
 
 def release(connection: Connection, worker_ids: Collection[int], now: datetime) -> int:
@@ -360,7 +395,8 @@ def release(connection: Connection, worker_ids: Collection[int], now: datetime) 
     ).scalars()
     for id, n in _tally(unknown).items():
         ledger.count(connection, id, now, unknown=n)
-    return len(connection.execute(held.values(state=int(State.QUEUED), worker_id=None)).all())
+    again = held.values(state=int(State.QUEUED), worker_id=None, is_in_doubt=True)
+    return len(connection.execute(again).all())
 
 
 def _tally(ids: Iterable[int]) -> dict[int, int]:

@@ -222,6 +222,7 @@ recipients = Table(
     Column("worker_id", BigInteger),
     Column("settled_at", Instant),
     Column("reply", Text),  # the mail server's answer, without any address
+    Column("is_in_doubt", Boolean, nullable=False, server_default=text("false")),  # queued, and may have gone out
     Index(
         "ix_recipients_due",
         "delivery_id",

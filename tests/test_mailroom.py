@@ -1,0 +1,166 @@
+"""The mailroom where something goes wrong: letters that hang, answers that cannot be written, claims nobody heard of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from broadcaster.channel import Letter, Outcome, OutcomeUnknown, Receipt, TemporaryFailure
+from broadcaster.clock import FrozenClock, hours, seconds
+from broadcaster.mailroom import Relay
+from broadcaster.message import Change, Message
+from broadcaster.rehearsal.faults import Fault, Kind
+from broadcaster.settings import Settings
+from tests.house import STAFF, House, Shaky, a_house, a_rehearsal
+from tests.makers import NOW, a_notice, an_alert
+
+OWN = ("noticeboard", "carrier", "billboard")
+
+
+@pytest.fixture
+def house(settings: Settings, tmp_path: Path, database_url: str) -> Iterator[House]:
+    with a_house(settings, tmp_path, url=database_url, make=Shaky) as house:
+        yield house
+
+
+def notice(house: House, **changes: object) -> Message:
+    return replace(a_notice(house.settings, now=house.clock.now(), channels=OWN), sent_at=None, **changes)
+
+
+def alert(house: House, **changes: object) -> Message:
+    return replace(an_alert(house.settings, "E08", now=house.clock.now(), channels=OWN), sent_at=None, **changes)
+
+
+def shaky(house: House) -> Shaky:
+    assert isinstance(house.database, Shaky)
+    return house.database
+
+
+@pytest.mark.timeout(60)
+async def test_one_hanging_letter_does_not_keep_a_cancel_from_those_who_have_the_message(tmp_path: Path) -> None:
+    """Waiting for the last letter of the first message would make everybody wait for the slowest domain."""
+    async with a_rehearsal(tmp_path, email={"timeout_s": 45.0, "lines": 4}) as house:
+        for n in range(4):
+            house.readers(10, districts=house.settings.ward.all_district_bits, domain=f"mail-{n}.example")
+        house.faults.set("email", Fault(kind=Kind.HANG, stage="data", domains=("mail-3.example",)))
+        kept = house.issues(replace(an_alert(house.settings, "E08", now=house.clock.now()), sent_at=None))
+        async with house.sender():
+            await house.until(lambda: len(house.mails_of(kept.message.identifier)) == 30)
+            after = house.pipeline.change(kept.message.identifier, Change.CANCEL, STAFF)
+            await house.until(lambda: len(house.mails_of(after.message.identifier)) >= 30)
+
+
+async def test_a_reader_whose_letter_may_have_arrived_is_told_of_the_cancel(
+    settings: Settings, tmp_path: Path, database_url: str
+) -> None:
+    with a_house(settings, tmp_path, url=database_url, clock=FrozenClock(NOW)) as house:
+        house.readers(10)
+        house.carrier.outcome = lambda letter: (
+            Outcome(failure=OutcomeUnknown("no answer"), stage="DATA")
+            if letter.domain == "mail-3.example"
+            else Outcome(receipt=Receipt("250"))
+        )
+        kept = house.issues(alert(house))
+        identifier = kept.message.identifier
+        async with house.sender():
+            await house.until(lambda: house.counts(identifier).delivered == 8 and house.counts(identifier).queued == 2)
+            house.carrier.outcome = lambda letter: Outcome(receipt=Receipt("250"))
+            after = house.pipeline.change(identifier, Change.CANCEL, STAFF)
+            await house.until_settled(identifier, after.message.identifier)
+        counts = house.counts(identifier)
+        assert (counts.delivered, counts.unknown, counts.stopped) == (8, 2, 0)
+        assert house.counts(after.message.identifier).delivered == 10
+
+
+@pytest.mark.parametrize("answer", ["250 ok \0 queued", "250 half a pair \ud800"])
+async def test_whatever_a_relay_answers_is_written_down(house: House, answer: str) -> None:
+    house.readers(4)
+    house.carrier.outcome = lambda letter: Outcome(receipt=Receipt(answer))
+    kept = house.issues(notice(house))
+    await house.sends(kept.message.identifier)
+    assert len(house.carrier.landed) == 4
+
+
+async def test_letters_of_a_claim_whose_end_was_not_heard_are_not_left_behind(house: House) -> None:
+    house.readers(20)
+    shaky(house).fails["_write_and_claim"] = ["after"]
+    kept = house.issues(alert(house))
+    async with house.sender():
+        await house.until(lambda: house.counts(kept.message.identifier).delivered == 20)
+    assert len(house.carrier.landed) == 20
+
+
+async def test_a_mailing_that_is_over_sends_nothing_more_even_when_no_scheduler_runs(
+    settings: Settings, tmp_path: Path, database_url: str
+) -> None:
+    clock = FrozenClock(NOW)
+    with a_house(settings, tmp_path, url=database_url, clock=clock) as house:
+        house.readers(5)
+        tried: set[int] = set()
+
+        def not_now(letter: Letter) -> Outcome:
+            tried.add(letter.key)
+            return Outcome(failure=TemporaryFailure("not now"), stage="RCPT")
+
+        house.carrier.outcome = not_now
+        kept = house.issues(notice(house))
+        async with house.sender():
+            await house.until(lambda: len(tried) == 5 and house.counts(kept.message.identifier).queued == 5)
+            clock.move_to(kept.message.expires_at + seconds(1))
+            house.carrier.outcome = lambda letter: Outcome(receipt=Receipt("250"))
+            house.signals.notify()
+            await house.until_settled(kept.message.identifier)
+        assert house.carrier.landed == []
+        assert house.counts(kept.message.identifier).stopped == 5
+
+
+def test_a_relay_is_not_full_for_an_hour_because_the_clock_was_set_back() -> None:
+    relay = Relay(200, 20.0)
+    relay.took(NOW)
+    assert relay.has_room(NOW - hours(1))
+
+
+async def test_no_trace_and_no_address_is_logged_when_the_ledger_cannot_be_written(
+    house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house.readers(20)
+    shaky(house).fails = {"_write_and_claim": ["before"] * 2, "_fan_out": ["before"]}
+    kept = house.issues(alert(house))
+    await house.sends(kept.message.identifier)
+    said = "".join(capsys.readouterr())
+    assert shaky(house).failed >= 2
+    assert len(house.carrier.landed) == 20
+    assert "Traceback" not in said
+    assert "mail-1" not in said
+
+
+async def test_a_domain_that_refuses_every_first_try_is_served_all_the_same(
+    settings: Settings, tmp_path: Path, database_url: str
+) -> None:
+    """Greylisting: the domain answers, and each reader's letter is taken with its second try."""
+    clock = FrozenClock(NOW)
+    with a_house(settings, tmp_path, url=database_url, clock=clock) as house:
+        house.readers(100, domain="grey.example")
+        seen: set[int] = set()
+
+        def grey(letter: Letter) -> Outcome:
+            if letter.key in seen:
+                return Outcome(receipt=Receipt("250"))
+            seen.add(letter.key)
+            return Outcome(failure=TemporaryFailure("451 greylisted"), stage="RCPT")
+
+        house.carrier.outcome = grey
+        kept = house.issues(notice(house))
+        async with house.sender():
+            for _ in range(60):
+                clock.move(timedelta(minutes=2))  # two hours in all
+                house.signals.notify()
+                await asyncio.sleep(0.1)
+                if house.is_settled(kept.message.identifier):
+                    break
+        assert house.counts(kept.message.identifier).delivered == 100
