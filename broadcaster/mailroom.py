@@ -290,7 +290,7 @@ class Mailroom:
 
     def _fan_out(self, connection: Connection, id: int) -> None:
         now = self.clock.now()
-        recipients.fan_out(connection, deliveries.get(connection, id), now)
+        recipients.fan_out(connection, deliveries.get(connection, id, is_mine=True), now)  # one sender at a time
         deliveries.finish_mailings(connection, [id], now)
 
     async def _drop_stopping(self, mailings: Sequence[Delivery]) -> None:

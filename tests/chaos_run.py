@@ -215,16 +215,17 @@ class Run:
             return len(connection.execute(select(w.id).where(w.alive_until > self.town.app.clock.now())).all())
 
     def unsettled(self) -> list[str]:
-        """Deliveries that are under way, with their counts, and notices whose hour has not come."""
+        """Notices whose hour has not come, and deliveries that are under way, with their counts. In this order: what is
+        issued between the two questions is then seen by one of them."""
         d, p = tables.deliveries.c, tables.plans.c
         with self.town.app.database.read() as connection:
+            due = connection.execute(select(p.key).where(p.state == "planned", p.kind == plans.ISSUE)).scalars().all()
             under_way = connection.execute(
                 select(d.key, d.state, d.total, d.delivered, d.failed, d.unknown, d.stopped).where(
                     d.state.in_([int(state) for state in UNSETTLED])
                 )
             )
-            due = connection.execute(select(p.key).where(p.state == "planned", p.kind == plans.ISSUE))
-            return [*(" ".join(map(str, row)) for row in under_way), *due.scalars()]
+            return [*due, *(" ".join(map(str, row)) for row in under_way)]
 
     # The API, as a partner's program asks it
 

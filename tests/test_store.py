@@ -480,6 +480,9 @@ HOT: dict[str, Callable[[Connection], object]] = {
     "settle a delivery": lambda c: deliveries.settle(c, a_delivery(c, 22), DONE, began_at=NOW, ended_at=NOW),
     "give up followers": lambda c: deliveries.settle(c, a_delivery(c, 22), NEVER, began_at=NOW, ended_at=NOW),
     "give back deliveries": lambda c: deliveries.give_back(c, **LANE, worker=WORKER),
+    "what is due everywhere": lambda c: deliveries.next_due(c, [("email", Mode.LIVE, Lane.PRIORITY), ("x", Mode.LIVE, Lane.ROUTINE)]),
+    "give back letters": lambda c: recipients.give_back(c, "email", Mode.LIVE, worker=WORKER, kept=set()),
+    "stop mailings that are over": lambda c: deliveries.stop(c, [OPEN]),
     "open mailings": lambda c: deliveries.open_mailings(c, "email", Mode.LIVE),
     "first attempt": lambda c: deliveries.note_first_attempt(c, OPEN, NOW),
     "claim letters": lambda c: recipients.claim(c, OPEN, worker=WORKER, now=NOW, limit=400),
@@ -495,6 +498,7 @@ HOT: dict[str, Callable[[Connection], object]] = {
     "give up": lambda c: workers.give_up(c, 1, NOW + timedelta(seconds=6)),
     "who was struck off": workers.struck_off,
     "release deliveries": lambda c: deliveries.release(c, [WORKER, WORKER + 1]),
+    "release letters": lambda c: recipients.release(c, [WORKER, WORKER + 1], NOW),
     # An issue, and what it stops
     "is there anybody": lambda c: recipients.has_readers(c, {**AUDIENCE, "language": "ko"}),
     "backlog": lambda c: deliveries.waiting(c, "x", Mode.LIVE, Lane.ROUTINE, 500),

@@ -200,8 +200,10 @@ def add_together(connection: Connection, rows: Sequence[tuple[int, Written, bool
     connection.exec_driver_sql(_TOGETHER if is_sqlite else _TOGETHER.replace("?", "%s"), values)
 
 
-def get(connection: Connection, id: int) -> Delivery:
-    return _delivery(connection.execute(select(deliveries).where(deliveries.c.id == id)).one())
+def get(connection: Connection, id: int, *, is_mine: bool = False) -> Delivery:
+    """`is_mine`: nobody else may change it before this transaction ends."""
+    one = select(deliveries).where(deliveries.c.id == id)
+    return _delivery(connection.execute(one.with_for_update() if is_mine else one).one())
 
 
 def of_issue(connection: Connection, issue_id: int) -> Sequence[Delivery]:

@@ -285,7 +285,7 @@ def mark(connection: Connection, marks: Sequence[Mark], *, worker: int, now: dat
     """Write down a batch, and move the counts of its mailings with it.
 
     Rows that another worker has taken over meanwhile are left as they are, and are not counted."""
-    for id in {m.delivery_id for m in marks}:
+    for id in sorted({m.delivery_id for m in marks}):  # two senders take the same rows in the same order
         mine = [m for m in marks if m.delivery_id == id]
         done = _write_marks(connection, id, mine, worker, now)
         if done != len(mine):
@@ -358,16 +358,15 @@ def give_back(
     (delivery and reader): of a claim whose end it did not hear. Gives how many."""
     r, d = recipients.c, deliveries.c
     held = connection.execute(
-        select(r.delivery_id, r.subscriber_id)
-        .join(deliveries, d.id == r.delivery_id)
-        .where(
-            r.worker_id == worker,
-            r.state == literal_column("1", SmallInteger),
-            d.channel == channel,
-            d.mode == mode,
+        select(r.delivery_id, r.subscriber_id).where(
+            r.worker_id == worker, r.state == literal_column("1", SmallInteger)
         )
     ).all()
-    lost = [(row.delivery_id, row.subscriber_id) for row in held if (row.delivery_id, row.subscriber_id) not in kept]
+    named = {row.delivery_id for row in held}
+    of_channel = set(
+        connection.execute(select(d.id).where(d.id.in_(named), d.channel == channel, d.mode == mode)).scalars()
+    )
+    lost = [(id, reader) for id, reader in held if id in of_channel and (id, reader) not in kept]
     for delivery_id, subscriber_id in lost:
         connection.execute(
             update(recipients)
@@ -389,9 +388,9 @@ def release(connection: Connection, worker_ids: Collection[int], now: datetime) 
         .where(r.worker_id.in_(list(worker_ids)), r.state == literal_column("1", SmallInteger))
         .returning(r.delivery_id)
     )
-    stopped = select(deliveries.c.id).where(deliveries.c.is_stopping)
+    is_stopped = exists().where(deliveries.c.id == r.delivery_id, deliveries.c.is_stopping)
     unknown = connection.execute(
-        held.where(r.delivery_id.in_(stopped)).values(state=int(State.UNKNOWN), worker_id=None, settled_at=now)
+        held.where(is_stopped).values(state=int(State.UNKNOWN), worker_id=None, settled_at=now)
     ).scalars()
     for id, n in _tally(unknown).items():
         ledger.count(connection, id, now, unknown=n)
