@@ -204,6 +204,7 @@ class Mailroom:
         self._more: dict[Lane, list[Delivery]] = {lane: [] for lane in lanes}  # of these the ledger may hold more
         self._waits_for_others = False  # a fan-out of which the readers are known when other mailings are settled
         self._domains: dict[str, Domain] = {}
+        self._most_of_one_domain = max(2, int(channel.lines * SHARE_OF_ONE_DOMAIN))
         self._open: dict[int, _Open] = {}
         self._stopping: set[int] = set()
         self._in_doubt: set[int] = set()  # letters of which an earlier attempt may have arrived, by their keys
@@ -426,19 +427,20 @@ class Mailroom:
         now = self.clock.now()
         domain = self._domains[letter.domain]
         domain.in_flight -= 1
-        if not outcome.was_tried:
+        if outcome.failure is not None:
+            self._went_wrong(letter, lane, domain, outcome, now)
+        elif outcome.receipt is not None:
+            self._went_well(domain, now)
+            self._mark(letter, State.DELIVERED, outcome.receipt.evidence, now)
+        else:
             self._trays[lane].put_back(letter)
             self._ready.set()
-        elif outcome.failure is None:
-            self._went_well(domain, now)
-            said = outcome.receipt.evidence if outcome.receipt else ""
-            self._mark(letter, State.DELIVERED, said, now)
-        else:
-            self._went_wrong(letter, lane, domain, outcome, now)
 
     def _went_well(self, domain: Domain, now: datetime) -> None:
-        domain.breaker.succeeded()
-        domain.most = min(domain.most + 1, max(2, int(self.channel.lines * SHARE_OF_ONE_DOMAIN)))
+        if domain.breaker.failures:
+            domain.breaker.succeeded()
+        if domain.most < self._most_of_one_domain:
+            domain.most += 1
         self.relay.took(now)
 
     def _went_wrong(self, letter: Letter, lane: Lane, domain: Domain, outcome: Outcome, now: datetime) -> None:

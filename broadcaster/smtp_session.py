@@ -194,8 +194,11 @@ class Session(asyncio.Protocol):
         """The four replies that a letter costs came together and were good: no need to look at each."""
         self._turn = None
         self._heard_at = self._loop.time()
+        self._has_carried = True
         self._expected.clear()
-        self._after_body(taken, Reply(250, said), is_last=False)
+        if "@" in said:
+            said = self._masked(taken, Reply(250, said)).text
+        self._settle(taken.letter, Outcome(Receipt(said), None, "DATA"))
         self._send_body(job)
 
     def _line_received(self, line: bytes) -> None:
@@ -257,7 +260,8 @@ class Session(asyncio.Protocol):
     def _send_body(self, job: _Job) -> None:
         job.body_left = True
         self._expected.append((self._after_body, job))
-        self._count(job)
+        if self._most_for:
+            self._count(job)
         body = job.mail.content + b".\r\n"
         if self._pipelining:
             self._send(body)
@@ -280,14 +284,14 @@ class Session(asyncio.Protocol):
         self._settle(job.letter, job.refusal)
         self._begin()
 
-    def _after_body(self, job: _Job, reply: Reply, *, is_last: bool = True) -> None:
+    def _after_body(self, job: _Job, reply: Reply) -> None:
         reply = self._masked(job, reply)
         if reply.is_good:
             self._has_carried = True
             self._settle(job.letter, Outcome(receipt=Receipt(evidence=reply.text), stage="DATA"))
         else:
             self._settle(job.letter, Outcome(failure=reply.failure(), stage="DATA"))
-        if is_last and not self._expected:
+        if not self._expected:
             self._begin()
 
     def _masked(self, job: _Job, reply: Reply) -> Reply:

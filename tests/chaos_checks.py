@@ -177,7 +177,7 @@ class Watch:
         self._thread.join()
 
     def _reads(self) -> None:
-        while not self._over.wait(0.03):
+        while not self._over.wait(0.1):
             self.look()
 
     def look(self) -> None:

@@ -99,6 +99,9 @@ class Run:
         if (code := await self._ended("command", "the command did not end")) != 0:
             raise Broken(f"the command ended with {code}: {self._said('command')}")
 
+    def somebody_died(self) -> bool:
+        return any(process.poll() is not None for role, process in self.town.processes.items() if role != "command")
+
     def ended_by_themselves(self) -> list[str]:
         ended = ((role, process.poll()) for role, process in self.town.processes.items() if role != "command")
         return [f"{role} ended by itself with {code}: {self._said(role)}" for role, code in ended if code is not None]
@@ -170,7 +173,7 @@ class Run:
     async def arrived(self, letters: int) -> None:
         """Until so many have arrived, or somebody has died before."""
         await self.until(
-            lambda: self.town.arrived() >= letters or any(p.poll() is not None for p in self.town.processes.values()),
+            lambda: self.town.arrived() >= letters or self.somebody_died(),
             f"{letters} letters did not arrive",
         )
 
@@ -195,7 +198,7 @@ class Run:
 
     async def until(self, condition: Callable[[], object], otherwise: str | Callable[[], str]) -> None:
         try:
-            await self.town.until(condition, PATIENCE_S)
+            await self.town.until(condition, PATIENCE_S, every=0.05)
         except TimeoutError:
             raise Broken(otherwise if isinstance(otherwise, str) else otherwise()) from None
 

@@ -115,10 +115,10 @@ class Town:
         rows = self.report(identifier)["deliveries"]
         return all(row["state"] not in ("queued", "in_flight") for row in rows)  # type: ignore[union-attr]
 
-    async def until(self, condition: object, seconds: float = 60) -> None:
+    async def until(self, condition: object, seconds: float = 60, *, every: float = 0.02) -> None:
         async with asyncio.timeout(seconds):
             while not condition():  # type: ignore[operator]
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(every)
 
     async def until_settled(self, *identifiers: str, seconds: float = 60) -> None:
         await self.until(lambda: all(self.is_settled(identifier) for identifier in identifiers), seconds)
