@@ -34,6 +34,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -59,6 +60,7 @@ from broadcaster.clock import FrozenClock
 from broadcaster.message import Info, Message, Mode
 from broadcaster.scheduler import TOGETHER, Scheduler
 from broadcaster.settings import Settings
+from broadcaster.signals import LocalSignals
 from broadcaster.store import plans
 from broadcaster.store.audit import Actor
 from broadcaster.store.database import Database
@@ -247,10 +249,10 @@ class Ground:
                 assert made == DUE
             ready_s = time.perf_counter() - began
             rings: list[float] = []
-            app.pipeline.signals = _Bell(rings)  # type: ignore[assignment]
-            held = _watch_lock(app.database)
+            app.pipeline.signals = _Bell(rings)
+            held: list[float] = []
             clock.move_to(HOUR if is_ready else HOUR + timedelta(minutes=5))
-            with _a_neighbour(file) as waited:
+            with _watched_lock(app.database, held), _a_neighbour(file) as waited:
                 began = time.perf_counter()
                 done = scheduler.carry_out()
                 took = rings[-1] - began
@@ -351,22 +353,20 @@ def _notice(settings: Settings, number: int) -> Message:
     )
 
 
-class _Bell:
+class _Bell(LocalSignals):
     """In place of the sockets: when each ring came."""
 
     def __init__(self, rings: list[float]) -> None:
+        super().__init__()
         self._rings = rings
 
     def notify(self) -> None:
         self._rings.append(time.perf_counter())
 
-    async def close(self) -> None:
-        return None
 
-
-def _watch_lock(database: Database) -> list[float]:
-    """How long each write transaction lasts from here on, in ms."""
-    held: list[float] = []
+@contextmanager
+def _watched_lock(database: Database, held: list[float]) -> Iterator[None]:
+    """Add how long each write transaction of this block lasts, in ms."""
     write = database.write
 
     @contextmanager
@@ -376,8 +376,8 @@ def _watch_lock(database: Database) -> list[float]:
             yield connection
         held.append((time.perf_counter() - began) * 1000)
 
-    database.write = watched  # type: ignore[method-assign,assignment]
-    return held
+    with patch.object(database, "write", watched):
+        yield
 
 
 @contextmanager

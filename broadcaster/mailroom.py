@@ -506,7 +506,7 @@ class Mailroom:
         self._writing = len(batch)
         try:
             if self._may_hold:
-                await self._give_back()
+                await self._give_back(batch)
             claimed = await self.database.writes(self._write_and_claim, batch, wanted)
         except StoreError as error:
             # Nothing more leaves until this is written: the lines wait on what is unrecorded.
@@ -528,13 +528,15 @@ class Mailroom:
             self._ask_ledger()
         self._ready.set()
 
-    async def _give_back(self) -> None:
-        """A claim may have been written without our hearing of it: its letters are in nobody's hand."""
+    async def _give_back(self, batch: Sequence[Mark]) -> None:
+        """A claim may have been written without our hearing of it: its letters are in nobody's hand. Those that have gone
+        out and wait for their record are not among them."""
         in_hand = {
             letter.key for tray in self._trays.values() for waiting in tray.by_domain.values() for letter in waiting
         }
         in_hand |= self._carried.keys()
         kept = {(key >> _BITS, key & _READERS) for key in in_hand}
+        kept |= {(mark.delivery_id, mark.subscriber_id) for mark in (*batch, *self._marks)}
         await self.database.writes(
             recipients.give_back, self.channel.name, self.channel.mode, worker=self.worker.id, kept=kept
         )

@@ -115,7 +115,7 @@ class Template:
         pieces = self._bodies.get(len(link))
         if pieces is None:
             pieces = self._bodies[len(link)] = tuple(_joined(piece.around(len(link)) for piece in self.body))
-        return b"".join([piece if type(piece) is bytes else piece.around(link) for piece in pieces])  # type: ignore[union-attr]
+        return b"".join([piece if isinstance(piece, bytes) else piece.around(link) for piece in pieces])
 
 
 @dataclass(frozen=True, kw_only=True)

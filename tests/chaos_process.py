@@ -26,10 +26,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import types
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import get_context
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +75,9 @@ class Child:
 
     def wait(self, timeout: float) -> int:
         """Raises TimeoutExpired."""
-        until = time.monotonic() + timeout
-        while (code := self.poll()) is None:
-            if time.monotonic() > until:
-                raise subprocess.TimeoutExpired(self._process.name, timeout)
-            time.sleep(0.01)
+        wait([self._process.sentinel], timeout)  # without the turn: others start and end meanwhile
+        if (code := self.poll()) is None:
+            raise subprocess.TimeoutExpired(self._process.name, timeout)
         return code
 
 
