@@ -50,9 +50,6 @@ TITLE = "A personalised mail to each reader"
 WHY = __doc__
 
 LOCAL = "127.0.0.1"
-SIZE = 2_500
-"""smtp-source's payload: with its few headers as long on the wire as the product's 3 KB (looked at in a dump)."""
-
 ROUND_TRIP_MS = 40.0
 LINES = 20
 _LONGEST_S = 900.0
@@ -112,7 +109,7 @@ def loopback(quick: bool) -> list[Figure]:
         port = sink.port
         contenders: dict[str, Callable[[], Sample]] = {
             "ours": lambda: ours(ward),
-            "smtp-source": lambda: smtp_source(LOCAL, port, messages=numbers.source, size=SIZE),
+            "smtp-source": lambda: smtp_source(LOCAL, port, messages=numbers.source),
             "nodemailer": lambda: peers.nodemailer(LOCAL, port, numbers.nodemailer),
             "django": lambda: peers.django(LOCAL, port, numbers.django),
             "aiosmtplib": lambda: peers.aiosmtplib_each(LOCAL, port, numbers.aiosmtplib),
@@ -185,7 +182,7 @@ def far_away(quick: bool) -> list[Figure]:
     with smtp_sink() as sink, a_way_to(sink.port, round_trip_ms=ROUND_TRIP_MS) as port, a_sender(port, number) as ward:
         contenders: dict[str, Callable[[], Sample]] = {
             "ours": lambda: ours(ward),
-            "smtp-source": lambda: smtp_source(LOCAL, port, messages=number // 4, size=SIZE),
+            "smtp-source": lambda: smtp_source(LOCAL, port, messages=number // 4),
             "nodemailer": lambda: peers.nodemailer(LOCAL, port, number // 4),
         }
         results = rounds(contenders, ROUNDS_QUICK if quick else ROUNDS)
@@ -220,7 +217,7 @@ def into_postfix(quick: bool) -> list[Figure]:
 
         contenders = {
             "ours": drained(lambda: ours(ward)),
-            "smtp-source": drained(lambda: smtp_source(LOCAL, relay.port, messages=number, size=SIZE)),
+            "smtp-source": drained(lambda: smtp_source(LOCAL, relay.port, messages=number)),
             "nodemailer": drained(lambda: peers.nodemailer(LOCAL, relay.port, number)),
             "django": drained(lambda: peers.django(LOCAL, relay.port, number // 2)),
         }
@@ -244,7 +241,7 @@ def on_postgresql(quick: bool) -> list[Figure]:
         contenders = {
             "sqlite": lambda: ours(sqlite),
             "postgresql": lambda: ours(postgresql),
-            "smtp-source": lambda: smtp_source(LOCAL, sink.port, messages=number, size=SIZE),
+            "smtp-source": lambda: smtp_source(LOCAL, sink.port, messages=number),
             "no ledger": lambda: without_ledger(sink.port, number),
         }
         results = rounds(contenders, ROUNDS_QUICK if quick else ROUNDS)

@@ -98,6 +98,13 @@ def overtaking(quick: bool) -> list[Figure]:
     return figures
 
 
+_FROM_THE_COMMIT: Sequence[tuple[str, float, Callable[[Alert], float]]] = (
+    ("N6 first mail", 20, lambda alert: alert.first_mail_s),
+    ("P3 first attempt on all five media", 200, lambda alert: alert.first_attempt_s),
+    ("P3 every board switched", 200, lambda alert: alert.boards_s),
+)
+
+
 def _told(name: str, results: Sequence[Mapping[str, Alert]]) -> list[Figure]:
     def spread(of: str, value: Callable[[Alert], float]) -> Spread:
         return Spread.of(value(one[of]) * 1000 for one in results)
@@ -111,26 +118,15 @@ def _told(name: str, results: Sequence[Mapping[str, Alert]]) -> list[Figure]:
             against=f"idle {spread('idle', lambda alert: alert.last_mail_s)} ms",
             note=f"busy {spread('busy', lambda alert: alert.last_mail_s)} ms",
         ),
-        Figure(
-            name=f"N6 first mail, {name}",
-            value=spread("busy", lambda alert: alert.first_mail_s),
-            unit="ms",
-            bar=at_most(20),
-            against=f"idle {spread('idle', lambda alert: alert.first_mail_s)} ms",
-        ),
-        Figure(
-            name=f"P3 first attempt on all five media, {name}",
-            value=spread("busy", lambda alert: alert.first_attempt_s),
-            unit="ms",
-            bar=at_most(200),
-            against=f"idle {spread('idle', lambda alert: alert.first_attempt_s)} ms",
-        ),
-        Figure(
-            name=f"P3 every board switched, {name}",
-            value=spread("busy", lambda alert: alert.boards_s),
-            unit="ms",
-            bar=at_most(200),
-            against=f"idle {spread('idle', lambda alert: alert.boards_s)} ms",
+        *(
+            Figure(
+                name=f"{what}, {name}",
+                value=spread("busy", value),
+                unit="ms",
+                bar=at_most(limit),
+                against=f"idle {spread('idle', value)} ms",
+            )
+            for what, limit, value in _FROM_THE_COMMIT
         ),
     ]
 

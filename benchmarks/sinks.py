@@ -28,8 +28,8 @@ from benchmarks.rounds import Missing, Sample, finished, free_port, listens, pin
 
 CLIENT_CPU, SINK_CPU = 0, 1
 SESSIONS = 20
-SIZE = 4_340
-"""Bytes of smtp-source's payload: with its few headers as long on the wire as the product's sample notice (4.5 KB)."""
+SIZE = 2_900
+"""Bytes of smtp-source's payload: with its few headers as long on the wire as the product's sample notice (3 KB)."""
 
 
 # smtp-sink, smtp-source

@@ -71,6 +71,7 @@ class App:
             for channel in channels.values():
                 await channel.close()
         await self.signals.close()
+        self.pipeline.close()
         self.database.close()
 
 

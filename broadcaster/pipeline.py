@@ -128,6 +128,9 @@ class Pipeline:
         self._turns: defaultdict[tuple[Mode, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._composer = ThreadPoolExecutor(1, thread_name_prefix="compose")
 
+    def close(self) -> None:
+        self._composer.shutdown()
+
     # Preview
 
     def preview(self, message: Message) -> list[Preview]:

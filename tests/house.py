@@ -34,10 +34,12 @@ from broadcaster.store.database import Database
 from broadcaster.store.deliveries import Delivery
 from broadcaster.store.messages import Kept
 from broadcaster.worker import Sender
-from tests.makers import NOW
+from tests.makers import NOW, a_notice, an_alert
 from tests.strangers import Billboard, Carrier, Noticeboard
 
 STAFF = Actor(name="staff", via="cli")
+OWN_MEDIA = ("noticeboard", "carrier", "billboard")
+"""The strangers of a house: a board, a mailing and a push."""
 
 
 @dataclass
@@ -281,3 +283,12 @@ def a_house(
         yield House(settings=settings, database=database, clock=clock or SystemClock())
     finally:
         database.close()
+
+
+def notice(house: House, **changes: Any) -> Message:
+    """Of this moment, not sent yet, for the house's own media."""
+    return replace(a_notice(house.settings, now=house.clock.now(), channels=OWN_MEDIA), sent_at=None, **changes)
+
+
+def alert(house: House, id: str = "E04", **changes: Any) -> Message:
+    return replace(an_alert(house.settings, id, now=house.clock.now(), channels=OWN_MEDIA), sent_at=None, **changes)

@@ -13,27 +13,17 @@ import pytest
 from broadcaster.channel import Letter, Outcome, OutcomeUnknown, Receipt, TemporaryFailure
 from broadcaster.clock import FrozenClock, hours, seconds
 from broadcaster.mailroom import Relay
-from broadcaster.message import Change, Message
+from broadcaster.message import Change
 from broadcaster.rehearsal.faults import Fault, Kind
 from broadcaster.settings import Settings
-from tests.house import STAFF, House, Shaky, a_house, a_rehearsal
-from tests.makers import NOW, a_notice, an_alert
-
-OWN = ("noticeboard", "carrier", "billboard")
+from tests.house import STAFF, House, Shaky, a_house, a_rehearsal, alert, notice
+from tests.makers import NOW, an_alert
 
 
 @pytest.fixture
 def house(settings: Settings, tmp_path: Path, database_url: str) -> Iterator[House]:
     with a_house(settings, tmp_path, url=database_url, make=Shaky) as house:
         yield house
-
-
-def notice(house: House, **changes: object) -> Message:
-    return replace(a_notice(house.settings, now=house.clock.now(), channels=OWN), sent_at=None, **changes)
-
-
-def alert(house: House, **changes: object) -> Message:
-    return replace(an_alert(house.settings, "E08", now=house.clock.now(), channels=OWN), sent_at=None, **changes)
 
 
 def shaky(house: House) -> Shaky:
@@ -75,6 +65,31 @@ async def test_a_reader_whose_letter_may_have_arrived_is_told_of_the_cancel(
         counts = house.counts(identifier)
         assert (counts.delivered, counts.unknown, counts.stopped) == (8, 2, 0)
         assert house.counts(after.message.identifier).delivered == 10
+
+
+async def test_a_doubt_outlives_a_sender_that_leaves_in_good_order(
+    settings: Settings, tmp_path: Path, database_url: str
+) -> None:
+    clock = FrozenClock(NOW)
+    with a_house(settings, tmp_path, url=database_url, clock=clock) as house:
+        house.readers(10)
+        house.carrier.outcome = lambda letter: (
+            Outcome(failure=OutcomeUnknown("no answer"), stage="DATA")
+            if letter.domain == "mail-3.example"
+            else Outcome(receipt=Receipt("250"))
+        )
+        identifier = house.issues(alert(house)).message.identifier
+        async with house.sender():
+            await house.until(lambda: house.counts(identifier).delivered == 8 and house.counts(identifier).queued == 2)
+        clock.move(seconds(30))
+        house.carrier.hung_domains = frozenset({"mail-3.example"})
+        async with house.sender():
+            await house.until(lambda: house.counts(identifier).in_flight == 2)
+        house.pipeline.change(identifier, Change.CANCEL, STAFF)
+        async with house.sender():
+            await house.until_settled(identifier)
+        counts = house.counts(identifier)
+        assert (counts.delivered, counts.unknown, counts.stopped) == (8, 2, 0)
 
 
 @pytest.mark.parametrize("answer", ["250 ok \0 queued", "250 half a pair \ud800"])

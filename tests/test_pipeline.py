@@ -13,32 +13,20 @@ import pytest
 from broadcaster.channel import ChannelClosed, Outcome, PermanentFailure, Receipt, TemporaryFailure
 from broadcaster.delivery import State
 from broadcaster.lifecycle import State as Life
-from broadcaster.message import Change, Message, Mode
+from broadcaster.message import Change, Mode
 from broadcaster.problems import Refused
 from broadcaster.settings import Settings
 from broadcaster.store import deliveries, issues, messages, recipients, workers
 from broadcaster.worker import LOOKS, Sweeper
-from tests.house import STAFF, House, a_house
-from tests.makers import a_notice, an_alert
+from tests.house import OWN_MEDIA, STAFF, House, a_house, alert, notice
+from tests.makers import an_alert
 from tests.strangers import refused
-
-MEDIA = ("noticeboard", "carrier", "billboard")
 
 
 @pytest.fixture
 def house(settings: Settings, tmp_path: Path, database_url: str) -> Iterator[House]:
     with a_house(settings, tmp_path, url=database_url) as house:
         yield house
-
-
-def notice(house: House, **changes: object) -> Message:
-    now = house.clock.now()
-    return replace(a_notice(house.settings, now=now, channels=MEDIA), sent_at=None, **changes)
-
-
-def alert(house: House, id: str = "E04", **changes: object) -> Message:
-    now = house.clock.now()
-    return replace(an_alert(house.settings, id, now=now, channels=MEDIA), sent_at=None, **changes)
 
 
 async def test_a_notice_reaches_every_medium_and_every_reader_once(house: House) -> None:
@@ -227,7 +215,7 @@ async def test_an_alert_that_is_being_retried_does_not_leave_after_its_cancel(ho
 async def test_a_drill_reaches_drill_channels_and_drill_readers_only(house: House) -> None:
     house.readers(5)
     house.readers(2, is_drill=True, domain="staff.example")
-    drill = replace(an_alert(house.settings, mode=Mode.DRILL, now=house.clock.now(), channels=MEDIA), sent_at=None)
+    drill = replace(an_alert(house.settings, mode=Mode.DRILL, now=house.clock.now(), channels=OWN_MEDIA), sent_at=None)
     kept = house.issues(drill)
     await house.sends(kept.message.identifier)
     assert house.carrier.landed == []
@@ -244,7 +232,7 @@ def test_a_process_whose_channels_are_mixed_up_does_not_start(house: House) -> N
 
 
 async def test_a_channel_of_the_other_mode_is_refused_at_the_last_moment_too(house: House) -> None:
-    drill = replace(an_alert(house.settings, mode=Mode.DRILL, now=house.clock.now(), channels=MEDIA), sent_at=None)
+    drill = replace(an_alert(house.settings, mode=Mode.DRILL, now=house.clock.now(), channels=OWN_MEDIA), sent_at=None)
     kept = house.issues(drill)
     house.channels[Mode.DRILL]["billboard"] = house.billboard
     with house.database.read() as connection:

@@ -29,10 +29,9 @@ from broadcaster.problems import Refused
 from broadcaster.settings import Settings
 from broadcaster.store import deliveries, issues, workers
 from broadcaster.store.messages import ChangedMeanwhile
-from tests.house import STAFF, House, a_house
-from tests.makers import NOW, a_notice, an_alert
+from tests.house import STAFF, House, a_house, alert, notice
+from tests.makers import NOW
 
-MEDIA = ("noticeboard", "carrier", "billboard")
 NOT_NOW = TemporaryFailure("not now")
 
 
@@ -46,16 +45,6 @@ def house(settings: Settings, tmp_path: Path, database_url: str) -> Iterator[Hou
 def frozen(settings: Settings, tmp_path: Path, database_url: str) -> Iterator[House]:
     with a_house(settings, tmp_path, url=database_url, clock=FrozenClock(NOW)) as house:
         yield house
-
-
-def notice(house: House, **changes: object) -> Message:
-    now = house.clock.now()
-    return replace(a_notice(house.settings, now=now, channels=MEDIA), sent_at=None, **changes)
-
-
-def alert(house: House, id: str = "E04", **changes: object) -> Message:
-    now = house.clock.now()
-    return replace(an_alert(house.settings, id, now=now, channels=MEDIA), sent_at=None, **changes)
 
 
 def move(house: House, by: timedelta) -> None:

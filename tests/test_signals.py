@@ -31,7 +31,7 @@ from broadcaster.settings import Settings
 from broadcaster.signals import CHANNEL, LocalSignals, RedisSignals, Signals, SocketSignals, Wake
 from broadcaster.store import deliveries, issues
 from tests import servers
-from tests.house import House, a_house
+from tests.house import OWN_MEDIA, House, a_house
 from tests.makers import an_alert
 from tests.servers import Valkey
 from tests.town import STAFF, Town, a_free_port, a_town
@@ -41,8 +41,6 @@ LATEST = timedelta(seconds=1)
 
 NOISE = timedelta(seconds=6)
 """What a busy machine may add: a lost wake-up without its net would be late by for ever."""
-
-MEDIA = ("noticeboard", "carrier", "billboard")
 
 
 @pytest.fixture
@@ -517,7 +515,9 @@ async def test_whatever_redis_does_an_alert_goes_out_within_a_second(
 
 def issue(house: House) -> str:
     now = house.clock.now()
-    alert = replace(an_alert(house.settings, now=now, channels=MEDIA), identifier=f"13109-{now:%H%M%S%f}", sent_at=None)
+    alert = replace(
+        an_alert(house.settings, now=now, channels=OWN_MEDIA), identifier=f"13109-{now:%H%M%S%f}", sent_at=None
+    )
     return house.issues(alert).message.identifier
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,15 +14,14 @@ from broadcaster import worker as sender
 from broadcaster.channel import Letter, Outcome, Receipt, TemporaryFailure
 from broadcaster.clock import hours, seconds
 from broadcaster.delivery import Lane, State, Tried
-from broadcaster.message import Change, Message, Mode
+from broadcaster.message import Change, Mode
 from broadcaster.settings import Settings
 from broadcaster.store import deliveries, recipients, setback, workers
 from broadcaster.store.recipients import Mark
 from broadcaster.worker import LOOKS, Sweeper, WallClock
-from tests.house import STAFF, House, JumpyClock, Shaky, a_house
-from tests.makers import NOW, a_notice, an_alert
+from tests.house import STAFF, House, JumpyClock, Shaky, a_house, alert, notice
+from tests.makers import NOW
 
-MEDIA = ("noticeboard", "carrier", "billboard")
 LASTS = seconds(6)
 HOUR = [timedelta(hours=1), timedelta(hours=-1)]
 
@@ -32,16 +30,6 @@ HOUR = [timedelta(hours=1), timedelta(hours=-1)]
 def house(settings: Settings, tmp_path: Path, database_url: str) -> Iterator[House]:
     with a_house(settings, tmp_path, url=database_url, clock=JumpyClock(), make=Shaky) as house:
         yield house
-
-
-def notice(house: House, **changes: object) -> Message:
-    now = house.clock.now()
-    return replace(a_notice(house.settings, now=now, channels=MEDIA), sent_at=None, **changes)
-
-
-def alert(house: House, id: str = "E04", **changes: object) -> Message:
-    now = house.clock.now()
-    return replace(an_alert(house.settings, id, now=now, channels=MEDIA), sent_at=None, **changes)
 
 
 def jump(house: House, by: timedelta) -> None:

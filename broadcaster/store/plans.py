@@ -118,14 +118,6 @@ def issues_until(connection: Connection, until: datetime, limit: int) -> Sequenc
     return [Plan._make(row) for row in rows]
 
 
-def withdraw(connection: Connection, message_id: int, *, at: datetime, reason: str) -> None:
-    connection.execute(
-        update(plans)
-        .where(plans.c.message_id == message_id, plans.c.state == "planned")
-        .values(state="skipped", reason=reason, settled_at=at)
-    )
-
-
 def next_due_at(connection: Connection) -> datetime | None:
     return connection.execute(select(func.min(plans.c.due_at)).where(text("state = 'planned'"))).scalar()
 
