@@ -9,9 +9,12 @@ emergencies 5 times, a plain queue 28 times.)
     ledger    write down what became of them, in batches of at most 80 or 25 ms, and claim the next ones into a small
               store in memory by the same transaction
 
-Isolation by mail domain: a domain may hold only a few lines until it has answered well, a silent line gets a stand-in,
-and a domain that fails rests while the others go on. After kill -9 at most the letters on the wire and `UNRECORDED`
-more are repeated, with the same Message-ID: the lines wait when the record falls behind.
+Isolation by mail domain: a domain that has not answered well yet is probed, by one letter. Probes hold at most half of
+the lines until they are answered or late, a late line gets a stand-in, and a domain that fails rests. Letters that may
+not go for such a reason take no place of those that can: more are claimed beside them, or they wait in the ledger.
+
+After kill -9 at most the letters on the wire and `UNRECORDED` more are repeated, with the same Message-ID: the lines wait
+when the record falls behind.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from time import monotonic
 
 import structlog
 
@@ -47,7 +51,11 @@ from broadcaster.store.recipients import Claimed, Mark
 log = structlog.get_logger(__name__)
 
 IN_HAND = 400
-"""Letters claimed ahead of the lines, for each lane: enough that no line waits, few enough to give back at once."""
+"""Letters claimed ahead of the lines, for each lane: enough that no line waits, few enough to give back at once. Those
+that wait for their domain are not among them."""
+
+MOST_IN_HAND = 2_400
+"""With those that wait: when there are more, these go back to the ledger."""
 
 UNRECORDED = 200
 """The most letters that have gone out and are not in the ledger yet."""
@@ -61,10 +69,17 @@ WAITING_S = 0.05
 """A line that may carry nothing of what is in hand looks again after so long."""
 
 SILENT_S = 1.0
-"""A line that has said nothing for so long gets a stand-in, so that a hanging domain takes no capacity from others."""
+"""A letter that has had no answer for so long is late: its line gets a stand-in, so that a hanging domain takes no
+capacity from others."""
+
+PROBE_S = 0.2
+"""The same for a letter that probes, where others were answered meanwhile: more domains wait for their probe behind it."""
+
+LOOK_S = 0.1
+"""How often somebody looks for late letters."""
 
 ASIDE = {Lane.PRIORITY: timedelta(seconds=1), Lane.ROUTINE: timedelta(seconds=10)}
-"""How long letters to a silent domain stay out of hand."""
+"""How long letters to a domain that does not answer stay in the ledger."""
 
 UNTIL_TOLD = timedelta(seconds=2)
 """Whoever has a message is told of its cancel when its last letter is settled, or after so long: a letter that hangs must
@@ -79,8 +94,10 @@ IDLE_S = 30.0
 class Domain:
     """One mail domain: how many lines it may hold, and whether it rests."""
 
-    most: int = 2
+    most: int = 1
     in_flight: int = 0
+    is_proven: bool = False  # it has taken a letter, and has not been silent or had to rest since
+    is_silent: bool = False  # one of its letters is late
     breaker: Breaker = field(default_factory=lambda: Breaker(patience=3, longest_rest=timedelta(minutes=5)))
 
     def may_take(self, lane: Lane, now: datetime) -> bool:
@@ -108,15 +125,16 @@ class Tray:
         self.by_domain.setdefault(letter.domain, deque()).appendleft(letter)
         self.size += 1
 
-    def next(self, may_take: Mapping[str, Domain], lane: Lane, now: datetime) -> Letter | None:
-        for domain, waiting in self.by_domain.items():
-            if not may_take[domain].may_take(lane, now):
+    def next(self, domains: Mapping[str, Domain], lane: Lane, now: datetime, *, may_probe: bool) -> Letter | None:
+        for name, waiting in self.by_domain.items():
+            domain = domains[name]
+            if not (domain.is_proven or may_probe) or not domain.may_take(lane, now):
                 continue
             letter = waiting.popleft()
             self.size -= 1
-            del self.by_domain[domain]
+            del self.by_domain[name]
             if waiting:
-                self.by_domain[domain] = waiting  # to the end of the round
+                self.by_domain[name] = waiting  # to the end of the round
             return letter
         return None
 
@@ -204,13 +222,18 @@ class Mailroom:
         self._more: dict[Lane, list[Delivery]] = {lane: [] for lane in lanes}  # of these the ledger may hold more
         self._waits_for_others = False  # a fan-out of which the readers are known when other mailings are settled
         self._domains: dict[str, Domain] = {}
+        self._probes: set[int] = set()  # letters on the lines whose domain has not answered well yet, and not late
+        self._late: set[int] = set()  # letters on the lines that have had no answer for long
+        self._most_probes = max(1, channel.lines // 2)
         self._most_of_one_domain = max(2, int(channel.lines * SHARE_OF_ONE_DOMAIN))
         self._open: dict[int, _Open] = {}
         self._stopping: set[int] = set()
         self._in_doubt: set[int] = set()  # letters of which an earlier attempt may have arrived, by their keys
         self._may_hold = False  # a claim whose end was not heard
         self._carried: dict[int, tuple[Letter, Lane, float]] = {}
+        self._answered_at = 0.0
         self._marks: list[Mark] = []
+        self._given_up: list[Mark] = []  # of letters that have not been out
         self._writing = 0
         self._retries: dict[int, int] = {}
         self._ready = asyncio.Event()
@@ -302,7 +325,7 @@ class Mailroom:
         now = self.clock.now()
         for tray in self._trays.values():
             for letter in tray.draw(self._stopping):
-                self._mark(letter, State.STOPPED, "", now, counts=False)
+                self._mark(letter, State.STOPPED, "", now, was_tried=False)
         await self.database.writes(recipients.stop_waiting, self._stopping, now)
         await self.database.writes(deliveries.finish_mailings, self._stopping, now)
 
@@ -315,38 +338,65 @@ class Mailroom:
     # Lines
 
     async def _staffs_lines(self) -> None:
-        """Keep `lines` lines able to work: a silent one does not count, until there are twice as many."""
+        """Keep `lines` lines able to work: one with a late letter does not count, until there are twice as many."""
         while True:
-            silent = self._silent()
-            self._set_aside_silent()
-            wanted = min(self.channel.lines + silent, self.channel.lines * 2)
+            self._notice_late()
+            wanted = min(self.channel.lines + len(self._late), self.channel.lines * 2)
             for _ in range(wanted - len(self._lines)):
                 task = asyncio.create_task(self._line())
                 self._lines.add(task)
                 task.add_done_callback(self._lines.discard)
-            if silent:
-                self._ready.set()
-            await asyncio.sleep(SILENT_S / 4)
+            await asyncio.sleep(LOOK_S)
 
-    def _silent(self) -> int:
-        before = asyncio.get_running_loop().time() - SILENT_S
-        return sum(began < before for _, _, began in self._carried.values())
+    def _notice_late(self) -> None:
+        now = monotonic()
+        late = [
+            letter
+            for letter, _, began in self._carried.values()
+            if letter.key not in self._late
+            and (now - began > SILENT_S or (letter.key in self._probes and self._answered_at - began > PROBE_S))
+        ]
+        if not late:
+            return
+        self._late.update(letter.key for letter in late)
+        if len(self._late) <= self.channel.lines:  # each has its stand-in, so others may be probed
+            self._probes -= self._late
+        for name in {letter.domain for letter in late}:
+            self._domains[name].is_silent, self._domains[name].is_proven = True, False
+            for lane in self._trays:
+                self._set_aside(lane, name)
+        self._ready.set()
 
-    def _set_aside_silent(self) -> None:
-        """Letters to a domain that says nothing go back to the ledger for a while: in hand they would take the places
-        of letters that can go."""
-        before = asyncio.get_running_loop().time() - SILENT_S
-        for name in {letter.domain for letter, _, began in self._carried.values() if began < before}:
-            for lane, tray in self._trays.items():
-                due_at = self.clock.now() + ASIDE[lane]
-                for letter in tray.draw(domain=name):
-                    self._mark(letter, State.QUEUED, "", due_at, counts=False)
+    def _rests_until(self, domain: Domain, lane: Lane, now: datetime) -> datetime | None:
+        """Until when letters to this domain have to wait; None when it may be tried. An alert goes on trying."""
+        if domain.is_silent:
+            return now + ASIDE[lane]
+        return domain.breaker.opens_until if lane is not Lane.PRIORITY and domain.breaker.is_open(now) else None
+
+    def _set_aside(self, lane: Lane, domain: str) -> None:
+        """Back to the ledger, for as long as this domain has to rest."""
+        now = self.clock.now()
+        if until := self._rests_until(self._domains[domain], lane, now):
+            self._give_up(self._trays[lane].draw(domain=domain), until)
+
+    def _give_up(self, letters: Sequence[Letter], until: datetime) -> None:
+        for letter in letters:
+            self._mark(letter, State.QUEUED, "", until, was_tried=False)
+
+    def _waiting(self, lane: Lane) -> list[str]:
+        """The domains of letters in hand that cannot go now: each waits for its probe, or for one to be free."""
+        may_probe = len(self._probes) < self._most_probes
+        return [
+            name
+            for name in self._trays[lane].by_domain
+            if not (domain := self._domains[name]).is_proven and (domain.in_flight or not may_probe)
+        ]
 
     async def _line(self) -> None:
         line: Line | None = None
         try:
             line = await self._warm()
-            while len(self._lines) <= self.channel.lines + self._silent():
+            while len(self._lines) <= self.channel.lines + len(self._late):
                 await self._ready.wait()
                 if self._rest.is_open(self.clock.now()):
                     await asyncio.sleep(0.1)
@@ -415,18 +465,26 @@ class Mailroom:
                 continue
             if lane is not Lane.PRIORITY and not self.relay.has_room(now, len(self._carried)):
                 continue
-            letter = tray.next(self._domains, lane, now)
+            letter = tray.next(self._domains, lane, now, may_probe=len(self._probes) < self._most_probes)
             if letter is not None:
-                self._domains[letter.domain].in_flight += 1
-                self._carried[letter.key] = letter, lane, asyncio.get_running_loop().time()
+                domain = self._domains[letter.domain]
+                domain.in_flight += 1
+                if not domain.is_proven:
+                    self._probes.add(letter.key)
+                self._carried[letter.key] = letter, lane, monotonic()
                 return letter
+            if self._more[lane]:
+                self._ask_ledger()  # what is in hand waits for its domains: others may go
         return None
 
     def _settle(self, letter: Letter, outcome: Outcome) -> None:
         _, lane, _ = self._carried.pop(letter.key)
-        now = self.clock.now()
+        now, self._answered_at = self.clock.now(), monotonic()
         domain = self._domains[letter.domain]
         domain.in_flight -= 1
+        domain.is_silent = False
+        self._probes.discard(letter.key)
+        self._late.discard(letter.key)
         if outcome.failure is not None:
             self._went_wrong(letter, lane, domain, outcome, now)
         elif outcome.receipt is not None:
@@ -437,6 +495,7 @@ class Mailroom:
             self._ready.set()
 
     def _went_well(self, domain: Domain, now: datetime) -> None:
+        domain.is_proven = True
         if domain.breaker.failures:
             domain.breaker.succeeded()
         if domain.most < self._most_of_one_domain:
@@ -448,10 +507,12 @@ class Mailroom:
         detail = f"{outcome.stage}: {failure}" if outcome.stage else str(failure)
         if isinstance(failure, PermanentFailure):
             domain.breaker.succeeded()  # the domain answers; it is this reader who cannot be reached
+            domain.is_proven = True
             self._mark(letter, State.FAILED, detail, now)
             return
         domain.most = max(1, domain.most // 2)
         domain.breaker.failed(now)
+        domain.is_proven = domain.is_proven and domain.breaker.opens_until is None
         if isinstance(failure, OutcomeUnknown):
             self._in_doubt.add(letter.key)
         policy, tries = RETRY[lane], self._retries.get(letter.key, 0) + 1
@@ -462,13 +523,12 @@ class Mailroom:
         if isinstance(failure, TemporaryFailure) and failure.retry_at is not None:
             retry_at = max(retry_at, failure.retry_at)
         self._mark(letter, State.QUEUED, detail, retry_at)
-        if domain.breaker.opens_until is not None and lane is not Lane.PRIORITY:
-            for waiting in self._trays[lane].draw(domain=letter.domain):
-                self._mark(waiting, State.QUEUED, "", domain.breaker.opens_until, counts=False)
+        if domain.breaker.opens_until is not None:
+            self._set_aside(lane, letter.domain)
 
     # Ledger
 
-    def _mark(self, letter: Letter, state: State, reply: str, at: datetime, *, counts: bool = True) -> None:
+    def _mark(self, letter: Letter, state: State, reply: str, at: datetime, *, was_tried: bool = True) -> None:
         self._retries.pop(letter.key, None)
         if is_in_doubt := letter.key in self._in_doubt:
             self._in_doubt.remove(letter.key)
@@ -476,8 +536,10 @@ class Mailroom:
                 state = State.UNKNOWN  # this time it did not arrive; before it may have
         if not reply.isprintable():
             reply = writable(reply)
-        mark = Mark(delivery_of(letter), letter.subscriber, state, reply[:200], at, counts)
-        self._marks.append(mark._replace(is_in_doubt=True) if is_in_doubt and state is State.QUEUED else mark)
+        mark = Mark(delivery_of(letter), letter.subscriber, state, reply[:200], at, was_tried)
+        if is_in_doubt and state is State.QUEUED:
+            mark = mark._replace(is_in_doubt=True)
+        (self._marks if was_tried else self._given_up).append(mark)
         self._due.set()
         if len(self._marks) >= BATCH:
             self._at_once.set()
@@ -499,11 +561,12 @@ class Mailroom:
         """One transaction: what became of the letters, and the next ones in hand."""
         self._due.clear()
         self._at_once.clear()
-        batch, self._marks = self._marks, []
-        wanted = self._wanted()
-        if not batch and not wanted:
+        self._make_room()
+        tried, given_up, wanted = self._marks, self._given_up, self._wanted()
+        if not tried and not given_up and not wanted:
             return
-        self._writing = len(batch)
+        self._marks, self._given_up = [], []
+        batch, self._writing = tried + given_up, len(tried)
         try:
             if self._may_hold:
                 await self._give_back(batch)
@@ -511,7 +574,7 @@ class Mailroom:
         except StoreError as error:
             # Nothing more leaves until this is written: the lines wait on what is unrecorded.
             log.error("mailroom.record_failed", channel=self.channel.name, why=type(error).__name__, letters=len(batch))
-            self._marks = batch + self._marks
+            self._marks, self._given_up = tried + self._marks, given_up + self._given_up
             self._may_hold = True
             self._due.set()
             await asyncio.sleep(0.5)
@@ -536,7 +599,7 @@ class Mailroom:
         }
         in_hand |= self._carried.keys()
         kept = {(key >> _BITS, key & _READERS) for key in in_hand}
-        kept |= {(mark.delivery_id, mark.subscriber_id) for mark in (*batch, *self._marks)}
+        kept |= {(mark.delivery_id, mark.subscriber_id) for mark in (*batch, *self._marks, *self._given_up)}
         await self.database.writes(
             recipients.give_back, self.channel.name, self.channel.mode, worker=self.worker.id, kept=kept
         )
@@ -544,11 +607,22 @@ class Mailroom:
 
     def _wanted(self) -> list[tuple[Delivery, int]]:
         """Whose letters to claim, and how many: those of the first mailing of each lane that may have more."""
-        return [
-            (mailings[0], IN_HAND - self._trays[lane].size)
-            for lane, mailings in self._more.items()
-            if mailings and self._trays[lane].size <= IN_HAND // 2
-        ]
+        can_go = {lane: self._can_go(lane) for lane, mailings in self._more.items() if mailings}
+        return [(self._more[lane][0], IN_HAND - n) for lane, n in can_go.items() if n <= IN_HAND // 2]
+
+    def _can_go(self, lane: Lane) -> int:
+        """How many of the letters in hand do not wait for their domain."""
+        tray = self._trays[lane]
+        if tray.size <= IN_HAND // 2:
+            return tray.size
+        return tray.size - sum(len(tray.by_domain[name]) for name in self._waiting(lane))
+
+    def _make_room(self) -> None:
+        """However many wait for their domain, what is in hand stays few."""
+        for lane, tray in self._trays.items():
+            if tray.size > MOST_IN_HAND - IN_HAND:
+                for name in self._waiting(lane):
+                    self._give_up(tray.draw(domain=name), self.clock.now() + ASIDE[lane])
 
     def _write_and_claim(
         self, connection: Connection, batch: Sequence[Mark], wanted: Sequence[tuple[Delivery, int]]
@@ -580,14 +654,17 @@ class Mailroom:
         for one in claimed:
             letter = _letter(mailing, one, self._open[mailing.id])
             if mailing.id in self._stopping:  # since the claim
-                self._mark(letter, State.UNKNOWN if one.is_in_doubt else State.STOPPED, "", now, counts=False)
+                self._mark(letter, State.UNKNOWN if one.is_in_doubt else State.STOPPED, "", now, was_tried=False)
                 continue
-            if letter.domain not in self._domains:
-                self._domains[letter.domain] = Domain()
             if one.attempts:
                 self._retries[letter.key] = one.attempts
             if one.is_in_doubt:
                 self._in_doubt.add(letter.key)
+            if (domain := self._domains.get(letter.domain)) is None:
+                domain = self._domains[letter.domain] = Domain()
+            if not domain.is_proven and (until := self._rests_until(domain, mailing.lane, now)):
+                self._give_up([letter], until)
+                continue
             tray.put(letter)
 
     async def _finish(self) -> None:
@@ -596,7 +673,7 @@ class Mailroom:
         self._may_have_more([])
         for tray in self._trays.values():
             for letter in tray.draw():
-                self._mark(letter, State.QUEUED, "", now, counts=False)
+                self._mark(letter, State.QUEUED, "", now, was_tried=False)
         for letter, _, _ in list(self._carried.values()):
             self._mark(letter, State.QUEUED, "", now)
         await self._turn_page()

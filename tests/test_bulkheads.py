@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from broadcaster.delivery import Lane, State
-from broadcaster.mailroom import IN_HAND, UNRECORDED, Mailroom
+from broadcaster.mailroom import MOST_IN_HAND, UNRECORDED, Mailroom
 from broadcaster.message import Change, Message, Mode
 from broadcaster.rehearsal.faults import Fault, Kind
 from channels import CHANNELS
@@ -237,8 +237,33 @@ async def test_one_mail_domain_of_twenty_that_fails_changes_nothing_for_the_othe
     assert counts.adds_up
     assert counts.total == 1_200
     assert counts.delivered == 1_140
-    assert watch.most_in_hand <= IN_HAND + 2 * 8, "bounded, whatever hangs"
+    assert watch.most_in_hand <= MOST_IN_HAND, "bounded, whatever hangs"
     assert watch.most_unrecorded <= UNRECORDED
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", [Kind.HANG, Kind.TEMPORARY], ids=str)
+@pytest.mark.parametrize("lane", list(Lane), ids=lambda lane: lane.name.lower())
+async def test_domains_that_fail_and_stand_first_in_the_list_do_not_keep_the_others_waiting(
+    tmp_path: Path, kind: Kind, lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More letters than are ever in hand stand before the others', at more domains than there are lines."""
+    watch = Watch(monkeypatch)
+    bad = tuple(f"bad-{n}.example" for n in range(10))
+    async with a_rehearsal(tmp_path, email={"timeout_s": 60.0, "lines": 8}) as house:
+        for domain in (*bad, "fine.example", "well.example"):
+            house.readers(300, districts=all_districts(house), domain=domain)
+        house.faults.set("email", Fault(kind=kind, domains=bad))
+        kept = house.issues((alert if lane is Lane.PRIORITY else notice)(house))
+        identifier = kept.message.identifier
+        async with house.sender():
+            await house.until(lambda: house.counts(identifier).delivered == 600)
+            arrived = by_domain(house, identifier)
+        counts = house.counts(identifier)
+    assert arrived == {"fine.example": 300, "well.example": 300}
+    assert (counts.total, counts.delivered, counts.in_flight) == (3_600, 600, 0)
+    assert counts.adds_up
+    assert watch.most_in_hand <= MOST_IN_HAND
 
 
 def by_domain(house: Rehearsal, identifier: str) -> Counter[str]:
