@@ -45,7 +45,7 @@ class NoLedger:
     """Stands where the database stands: so many letters wait in it, and what becomes of them is only counted."""
 
     def __init__(self, mailing: Delivery, letters: list[Claimed]) -> None:
-        self._mailing, self._letters = mailing, letters
+        self._mailing, self._letters, self._waiting = mailing, letters, list(letters)
         self.settled = 0
 
     async def reads(self, work: object, *args: object) -> list[Delivery]:
@@ -55,10 +55,11 @@ class NoLedger:
         self, work: object, batch: Sequence[Mark], wanted: Sequence[tuple[Delivery, int]]
     ) -> list[list[Claimed]]:
         self.settled += sum(mark.state is State.DELIVERED for mark in batch)
+        self._waiting += [self._letters[mark.subscriber_id] for mark in batch if mark.state is State.QUEUED]
         claimed = []
         for _, most in wanted:
-            claimed.append(self._letters[-most:])
-            del self._letters[-most:]
+            claimed.append(self._waiting[-most:])
+            del self._waiting[-most:]
         return claimed
 
 
@@ -88,7 +89,7 @@ def main() -> None:
             rows = deliveries.of_issue(connection, issue.id)
         mailing = next(row for row in rows if row.part == "ja.html")
         letters = [
-            Claimed(mailing.id, n, 0, f"reader-{n}@mail-{n % DOMAINS}.example", f"mail-{n % DOMAINS}.example", 0)
+            Claimed(n, 0, f"reader-{n}@mail-{n % DOMAINS}.example", f"mail-{n % DOMAINS}.example", 0, is_in_doubt=False)
             for n in range(number)
         ]
         ledger = NoLedger(mailing, letters)

@@ -110,7 +110,7 @@ def assemble(
                     is_rehearsal=settings.is_rehearsal,
                     secret=_secrets(settings, mode) if credentials else _no_secret,
                     picture=functools.partial(_picture, settings.home / "media"),
-                    leave_link=functools.partial(_leave_link, settings, keyring),
+                    leave_link=_leave_links(settings, keyring),
                     publish=publish,
                     read_aloud=read_aloud,
                     went_out=functools.partial(_went_out, database, name, mode),
@@ -200,9 +200,14 @@ def _picture(folder: Path, digest: str) -> bytes:
     return images.path_of(folder, digest).read_bytes()
 
 
-def _leave_link(settings: Settings, keyring: KeyRing, letter: Letter) -> str:
-    topic = settings.ward.category_by_id(letter.category).bit
-    return f"{settings.ward.base_url}/u/{keyring.mint_leave(letter.subscriber, letter.epoch, topic)}"
+def _leave_links(settings: Settings, keyring: KeyRing) -> Callable[[Letter], str]:
+    place = f"{settings.ward.base_url}/u/"
+    topics = {category.id: category.bit for category in settings.ward.categories}
+
+    def leave_link(letter: Letter) -> str:
+        return place + keyring.mint_leave(letter.subscriber, letter.epoch, topics[letter.category])
+
+    return leave_link
 
 
 def _signals(settings: Settings) -> Signals:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import functools
 import hmac
 import os
 import re
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Self
 
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from broadcaster.problems import refuse
@@ -40,6 +42,7 @@ LEAVE = "leave"
 TOKEN_LENGTH = 32
 
 _KEY_BYTES = 32
+_CLAIM_BYTES = 7
 _MAC_BYTES = 16
 _FIRST_LETTER = "A"
 _LINE = re.compile(r"(?P<letter>[A-Za-z]) (?P<key>[0-9a-f]{64})")
@@ -49,7 +52,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{31}[A-Za-z]", re.ASCII)
 @dataclass(frozen=True, kw_only=True)
 class KeyRing:
     keys: Mapping[str, bytes] = field(repr=False)  # by their letters, the oldest first
-    _macs: dict[tuple[str, str], hmac.HMAC] = field(default_factory=dict, repr=False, compare=False)
+    _macs: dict[tuple[str, str], HMAC] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -64,9 +67,9 @@ class KeyRing:
             )
         return cls(keys=_keys_in(path))
 
-    @property
+    @functools.cached_property
     def newest(self) -> str:
-        return next(reversed([*self.keys]))
+        return list(self.keys)[-1]
 
     def mint_leave(self, subscriber: int, epoch: int, topic: int) -> str:
         """The token by which this reader leaves this topic."""
@@ -80,8 +83,7 @@ class KeyRing:
         """A token for one purpose. `subscriber` is below 2⁴⁸, `topic` below 2⁸, `epoch` below 2⁶⁴."""
         letter = self.newest
         claim = subscriber.to_bytes(6, "big") + topic.to_bytes(1, "big")
-        sealed = claim + self._mac(letter, purpose, claim, epoch)
-        return base64.urlsafe_b64encode(sealed).rstrip(b"=").decode() + letter
+        return _encoded(claim + self._mac(letter, purpose, claim, epoch)) + letter
 
     def read(self, purpose: str, token: str, epoch_of: EpochOf) -> tuple[int, int] | None:
         """What a token of this purpose says, or None."""
@@ -89,7 +91,7 @@ class KeyRing:
         sealed = _decoded(token)
         if sealed is None or letter not in self.keys:
             return None
-        claim, mac = sealed[:-_MAC_BYTES], sealed[-_MAC_BYTES:]
+        claim, mac = sealed[:_CLAIM_BYTES], sealed[_CLAIM_BYTES:]
         subscriber, topic = int.from_bytes(claim[:6], "big"), claim[6]
         epoch = epoch_of(subscriber)
         if epoch is None or not hmac.compare_digest(mac, self._mac(letter, purpose, claim, epoch)):
@@ -97,17 +99,17 @@ class KeyRing:
         return subscriber, topic
 
     def _mac(self, letter: str, purpose: str, claim: bytes, epoch: int) -> bytes:
-        # A copy of the keyed one, not `hmac.digest`: that gives up the interpreter for every mail.
-        mac = self._keyed(letter, purpose).copy()
-        mac.update(claim + epoch.to_bytes(8, "big") + purpose.encode())
-        return mac.digest()[:_MAC_BYTES]
-
-    def _keyed(self, letter: str, purpose: str) -> hmac.HMAC:
         known = self._macs.get((letter, purpose))
         if known is None:
             derived = HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=purpose.encode())
-            known = self._macs[letter, purpose] = hmac.new(derived.derive(self.keys[letter]), digestmod="sha256")
-        return known
+            known = self._macs[letter, purpose] = HMAC(derived.derive(self.keys[letter]), SHA256())
+        mac = known.copy()  # the key is put into form once, and not for every mail
+        mac.update(claim + epoch.to_bytes(8, "big") + purpose.encode())
+        return mac.finalize()[:_MAC_BYTES]
+
+
+def _encoded(sealed: bytes) -> str:
+    return base64.urlsafe_b64encode(sealed)[: TOKEN_LENGTH - 1].decode()
 
 
 def _decoded(token: str) -> bytes | None:
@@ -119,7 +121,7 @@ def _decoded(token: str) -> bytes | None:
         sealed = base64.b64decode(f"{spelling}=", altchars=b"-_", validate=True)
     except binascii.Error:
         return None
-    return sealed if base64.urlsafe_b64encode(sealed).rstrip(b"=").decode() == spelling else None
+    return sealed if _encoded(sealed) == spelling else None
 
 
 def _create(path: Path) -> None:

@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from time import monotonic
@@ -55,7 +56,7 @@ IN_HAND = 400
 that wait for their domain are not among them."""
 
 MOST_IN_HAND = 2_400
-"""With those that wait: when there are more, these go back to the ledger."""
+"""With those that wait for their domain."""
 
 UNRECORDED = 200
 """The most letters that have gone out and are not in the ledger yet."""
@@ -69,11 +70,17 @@ WAITING_S = 0.05
 """A line that may carry nothing of what is in hand looks again after so long."""
 
 SILENT_S = 1.0
-"""A letter that has had no answer for so long is late: its line gets a stand-in, so that a hanging domain takes no
-capacity from others."""
+"""A letter that has had no answer for so long, and `SLOW` times as long as is usual, is late: its line gets a stand-in, so
+that a hanging domain takes no capacity from others."""
 
 PROBE_S = 0.2
-"""The same for a letter that probes, where others were answered meanwhile: more domains wait for their probe behind it."""
+"""The same for a letter that probes: more domains wait for their probe behind it."""
+
+SLOW = 4
+"""A relay that writes each mail to a slow disk keeps every letter waiting, and no domain is to blame."""
+
+_RECENT = 64
+"""Answers in the running mean."""
 
 LOOK_S = 0.1
 """How often somebody looks for late letters."""
@@ -96,15 +103,13 @@ class Domain:
 
     most: int = 1
     in_flight: int = 0
-    is_proven: bool = False  # it has taken a letter, and has not been silent or had to rest since
+    is_proven: bool = False  # it has answered a letter, and has not been silent or had to rest since
     is_silent: bool = False  # one of its letters is late
     breaker: Breaker = field(default_factory=lambda: Breaker(patience=3, longest_rest=timedelta(minutes=5)))
 
-    def may_take(self, lane: Lane, now: datetime) -> bool:
-        if self.breaker.is_open(now):
-            # An alert looks whether the domain is back, one letter at a time.
-            return lane is Lane.PRIORITY and self.in_flight == 0
-        return self.in_flight < self.most
+    def may_be_probed(self, lane: Lane, now: datetime) -> bool:
+        """An alert looks whether a domain that rests is back."""
+        return self.in_flight == 0 and (lane is Lane.PRIORITY or not self.breaker.is_open(now))
 
 
 @dataclass(kw_only=True)
@@ -125,10 +130,10 @@ class Tray:
         self.by_domain.setdefault(letter.domain, deque()).appendleft(letter)
         self.size += 1
 
-    def next(self, domains: Mapping[str, Domain], lane: Lane, now: datetime, *, may_probe: bool) -> Letter | None:
+    def next(self, may_take: Callable[[Domain], bool], domains: Mapping[str, Domain]) -> Letter | None:
         for name, waiting in self.by_domain.items():
             domain = domains[name]
-            if not (domain.is_proven or may_probe) or not domain.may_take(lane, now):
+            if domain.in_flight >= domain.most if domain.is_proven else not may_take(domain):
                 continue
             letter = waiting.popleft()
             self.size -= 1
@@ -176,19 +181,19 @@ class Relay:
 
     def __init__(self, most_waiting: int, mails_per_s: float) -> None:
         self._most, self._rate = most_waiting, mails_per_s
-        self._is_bounded = most_waiting > 0 and mails_per_s > 0
+        self.is_bounded = most_waiting > 0 and mails_per_s > 0
         self._level, self._at = 0.0, None
 
     _at: datetime | None
 
     def has_room(self, now: datetime, on_the_lines: int = 0) -> bool:
-        if not self._is_bounded:
+        if not self.is_bounded:
             return True
         self._drain(now)
         return self._level + on_the_lines < self._most
 
     def took(self, now: datetime) -> None:
-        if self._is_bounded:
+        if self.is_bounded:
             self._drain(now)
             self._level += 1
 
@@ -219,6 +224,7 @@ class Mailroom:
         self.relay = relay
         self.wake = signals.subscribe()
         self._trays = {lane: Tray() for lane in sorted(lanes)}  # the gravest first
+        self._may_probe = {lane: functools.partial(self._may_be_probed, lane) for lane in lanes}
         self._more: dict[Lane, list[Delivery]] = {lane: [] for lane in lanes}  # of these the ledger may hold more
         self._waits_for_others = False  # a fan-out of which the readers are known when other mailings are settled
         self._domains: dict[str, Domain] = {}
@@ -232,6 +238,7 @@ class Mailroom:
         self._may_hold = False  # a claim whose end was not heard
         self._carried: dict[int, tuple[Letter, Lane, float]] = {}
         self._answered_at = 0.0
+        self._usual_s = 0.0  # from a line's taking a letter to the answer, of late
         self._marks: list[Mark] = []
         self._given_up: list[Mark] = []  # of letters that have not been out
         self._writing = 0
@@ -322,10 +329,10 @@ class Mailroom:
         self._stopping = {mailing.id for mailing in mailings if mailing.is_stopping}
         if not self._stopping:
             return
-        now = self.clock.now()
         for tray in self._trays.values():
             for letter in tray.draw(self._stopping):
-                self._mark(letter, State.STOPPED, "", now, was_tried=False)
+                self._mark(letter, State.STOPPED, was_tried=False)
+        now = self.clock.now()
         await self.database.writes(recipients.stop_waiting, self._stopping, now)
         await self.database.writes(deliveries.finish_mailings, self._stopping, now)
 
@@ -341,6 +348,7 @@ class Mailroom:
         """Keep `lines` lines able to work: one with a late letter does not count, until there are twice as many."""
         while True:
             self._notice_late()
+            self._set_aside_silent()
             wanted = min(self.channel.lines + len(self._late), self.channel.lines * 2)
             for _ in range(wanted - len(self._lines)):
                 task = asyncio.create_task(self._line())
@@ -350,11 +358,12 @@ class Mailroom:
 
     def _notice_late(self) -> None:
         now = monotonic()
+        patience = max(SILENT_S, SLOW * self._usual_s)
+        with_probes = max(PROBE_S, SLOW * self._usual_s) if self._usual_s else patience
         late = [
             letter
             for letter, _, began in self._carried.values()
-            if letter.key not in self._late
-            and (now - began > SILENT_S or (letter.key in self._probes and self._answered_at - began > PROBE_S))
+            if letter.key not in self._late and now - began > (with_probes if letter.key in self._probes else patience)
         ]
         if not late:
             return
@@ -363,21 +372,28 @@ class Mailroom:
             self._probes -= self._late
         for name in {letter.domain for letter in late}:
             self._domains[name].is_silent, self._domains[name].is_proven = True, False
-            for lane in self._trays:
-                self._set_aside(lane, name)
         self._ready.set()
 
-    def _rests_until(self, domain: Domain, lane: Lane, now: datetime) -> datetime | None:
-        """Until when letters to this domain have to wait; None when it may be tried. An alert goes on trying."""
-        if domain.is_silent:
-            return now + ASIDE[lane]
-        return domain.breaker.opens_until if lane is not Lane.PRIORITY and domain.breaker.is_open(now) else None
+    def _set_aside_silent(self) -> None:
+        for lane, tray in self._trays.items():
+            for name in [name for name in tray.by_domain if self._domains[name].is_silent]:
+                self._set_aside(lane, name)
 
     def _set_aside(self, lane: Lane, domain: str) -> None:
         """Back to the ledger, for as long as this domain has to rest."""
         now = self.clock.now()
         if until := self._rests_until(self._domains[domain], lane, now):
             self._give_up(self._trays[lane].draw(domain=domain), until)
+
+    def _rests_until(self, domain: Domain, lane: Lane, now: datetime) -> datetime | None:
+        """Until when letters to this domain have to wait in the ledger; None when they may be in hand. An alert goes on
+        trying. Where nobody is answered it may be the relay that is silent, and no domain: what is in hand stays there,
+        unless it keeps out others."""
+        if domain.is_silent:
+            is_full = self._trays[lane].size >= MOST_IN_HAND - IN_HAND
+            is_alone = monotonic() - self._answered_at < SILENT_S
+            return now + ASIDE[lane] if is_full or is_alone else None
+        return domain.breaker.opens_until if lane is not Lane.PRIORITY and domain.breaker.is_open(now) else None
 
     def _give_up(self, letters: Sequence[Letter], until: datetime) -> None:
         for letter in letters:
@@ -457,15 +473,14 @@ class Mailroom:
         """The most urgent letter that may go now; None when there is none, or when the record is behind."""
         if len(self._carried) + len(self._marks) + self._writing >= UNRECORDED:
             return None
-        now = self.clock.now()
         for lane, tray in self._trays.items():
             if not tray.size:
                 if self._more[lane]:
                     return None  # more urgent letters are on their way from the ledger
                 continue
-            if lane is not Lane.PRIORITY and not self.relay.has_room(now, len(self._carried)):
+            if self.relay.is_bounded and lane is not Lane.PRIORITY and not self._has_relay_room():
                 continue
-            letter = tray.next(self._domains, lane, now, may_probe=len(self._probes) < self._most_probes)
+            letter = tray.next(self._may_probe[lane], self._domains)
             if letter is not None:
                 domain = self._domains[letter.domain]
                 domain.in_flight += 1
@@ -477,30 +492,38 @@ class Mailroom:
                 self._ask_ledger()  # what is in hand waits for its domains: others may go
         return None
 
+    def _has_relay_room(self) -> bool:
+        return self.relay.has_room(self.clock.now(), len(self._carried))
+
+    def _may_be_probed(self, lane: Lane, domain: Domain) -> bool:
+        return len(self._probes) < self._most_probes and domain.may_be_probed(lane, self.clock.now())
+
     def _settle(self, letter: Letter, outcome: Outcome) -> None:
-        _, lane, _ = self._carried.pop(letter.key)
-        now, self._answered_at = self.clock.now(), monotonic()
+        _, lane, began = self._carried.pop(letter.key)
+        self._answered_at = answered_at = monotonic()
         domain = self._domains[letter.domain]
         domain.in_flight -= 1
         domain.is_silent = False
         self._probes.discard(letter.key)
         self._late.discard(letter.key)
-        if outcome.failure is not None:
-            self._went_wrong(letter, lane, domain, outcome, now)
-        elif outcome.receipt is not None:
-            self._went_well(domain, now)
-            self._mark(letter, State.DELIVERED, outcome.receipt.evidence, now)
+        if outcome.receipt is not None:
+            self._usual_s += (answered_at - began - self._usual_s) / _RECENT
+            self._went_well(domain)
+            self._mark(letter, State.DELIVERED, outcome.receipt.evidence)
+        elif outcome.failure is not None:
+            self._went_wrong(letter, lane, domain, outcome, self.clock.now())
         else:
             self._trays[lane].put_back(letter)
             self._ready.set()
 
-    def _went_well(self, domain: Domain, now: datetime) -> None:
+    def _went_well(self, domain: Domain) -> None:
         domain.is_proven = True
         if domain.breaker.failures:
             domain.breaker.succeeded()
         if domain.most < self._most_of_one_domain:
             domain.most += 1
-        self.relay.took(now)
+        if self.relay.is_bounded:
+            self.relay.took(self.clock.now())
 
     def _went_wrong(self, letter: Letter, lane: Lane, domain: Domain, outcome: Outcome, now: datetime) -> None:
         failure = outcome.failure
@@ -508,7 +531,7 @@ class Mailroom:
         if isinstance(failure, PermanentFailure):
             domain.breaker.succeeded()  # the domain answers; it is this reader who cannot be reached
             domain.is_proven = True
-            self._mark(letter, State.FAILED, detail, now)
+            self._mark(letter, State.FAILED, detail)
             return
         domain.most = max(1, domain.most // 2)
         domain.breaker.failed(now)
@@ -517,7 +540,7 @@ class Mailroom:
             self._in_doubt.add(letter.key)
         policy, tries = RETRY[lane], self._retries.get(letter.key, 0) + 1
         if policy.is_spent(tries):
-            self._mark(letter, State.FAILED, detail, now)
+            self._mark(letter, State.FAILED, detail)
             return
         retry_at = now + policy.wait_after(tries)
         if isinstance(failure, TemporaryFailure) and failure.retry_at is not None:
@@ -528,17 +551,19 @@ class Mailroom:
 
     # Ledger
 
-    def _mark(self, letter: Letter, state: State, reply: str, at: datetime, *, was_tried: bool = True) -> None:
+    def _mark(
+        self, letter: Letter, state: State, reply: str = "", due_at: datetime | None = None, *, was_tried: bool = True
+    ) -> None:
+        """`due_at` is for those that are queued again."""
         self._retries.pop(letter.key, None)
         if is_in_doubt := letter.key in self._in_doubt:
             self._in_doubt.remove(letter.key)
             if state in (State.STOPPED, State.FAILED):
                 state = State.UNKNOWN  # this time it did not arrive; before it may have
+            is_in_doubt = state is State.QUEUED
         if not reply.isprintable():
             reply = writable(reply)
-        mark = Mark(delivery_of(letter), letter.subscriber, state, reply[:200], at, was_tried)
-        if is_in_doubt and state is State.QUEUED:
-            mark = mark._replace(is_in_doubt=True)
+        mark = Mark(delivery_of(letter), letter.subscriber, state, reply[:200], due_at, was_tried, is_in_doubt)
         (self._marks if was_tried else self._given_up).append(mark)
         self._due.set()
         if len(self._marks) >= BATCH:
@@ -561,7 +586,6 @@ class Mailroom:
         """One transaction: what became of the letters, and the next ones in hand."""
         self._due.clear()
         self._at_once.clear()
-        self._make_room()
         tried, given_up, wanted = self._marks, self._given_up, self._wanted()
         if not tried and not given_up and not wanted:
             return
@@ -607,8 +631,12 @@ class Mailroom:
 
     def _wanted(self) -> list[tuple[Delivery, int]]:
         """Whose letters to claim, and how many: those of the first mailing of each lane that may have more."""
-        can_go = {lane: self._can_go(lane) for lane, mailings in self._more.items() if mailings}
-        return [(self._more[lane][0], IN_HAND - n) for lane, n in can_go.items() if n <= IN_HAND // 2]
+        wanted = []
+        for lane, mailings in self._more.items():
+            can_go, room = self._can_go(lane), MOST_IN_HAND - self._trays[lane].size
+            if mailings and can_go <= IN_HAND // 2 and room > 0:
+                wanted.append((mailings[0], min(IN_HAND - can_go, room)))
+        return wanted
 
     def _can_go(self, lane: Lane) -> int:
         """How many of the letters in hand do not wait for their domain."""
@@ -616,13 +644,6 @@ class Mailroom:
         if tray.size <= IN_HAND // 2:
             return tray.size
         return tray.size - sum(len(tray.by_domain[name]) for name in self._waiting(lane))
-
-    def _make_room(self) -> None:
-        """However many wait for their domain, what is in hand stays few."""
-        for lane, tray in self._trays.items():
-            if tray.size > MOST_IN_HAND - IN_HAND:
-                for name in self._waiting(lane):
-                    self._give_up(tray.draw(domain=name), self.clock.now() + ASIDE[lane])
 
     def _write_and_claim(
         self, connection: Connection, batch: Sequence[Mark], wanted: Sequence[tuple[Delivery, int]]
@@ -650,18 +671,24 @@ class Mailroom:
         )
 
     def _take_in_hand(self, mailing: Delivery, claimed: Sequence[Claimed]) -> None:
-        tray, now = self._trays[mailing.lane], self.clock.now()
-        for one in claimed:
-            letter = _letter(mailing, one, self._open[mailing.id])
-            if mailing.id in self._stopping:  # since the claim
-                self._mark(letter, State.UNKNOWN if one.is_in_doubt else State.STOPPED, "", now, was_tried=False)
+        if not claimed:
+            return
+        tray, now, opened = self._trays[mailing.lane], self.clock.now(), self._open[mailing.id]
+        is_stopping = mailing.id in self._stopping  # since the claim
+        for subscriber, attempts, address, name, epoch, is_in_doubt in claimed:
+            key = key_of(mailing.id, subscriber)
+            letter = Letter(
+                key, opened.part, address, name, subscriber, epoch, opened.issue, opened.is_drill, opened.category
+            )
+            if is_in_doubt:
+                self._in_doubt.add(key)
+            if is_stopping:
+                self._mark(letter, State.STOPPED, was_tried=False)
                 continue
-            if one.attempts:
-                self._retries[letter.key] = one.attempts
-            if one.is_in_doubt:
-                self._in_doubt.add(letter.key)
-            if (domain := self._domains.get(letter.domain)) is None:
-                domain = self._domains[letter.domain] = Domain()
+            if attempts:
+                self._retries[key] = attempts
+            if (domain := self._domains.get(name)) is None:
+                domain = self._domains[name] = Domain()
             if not domain.is_proven and (until := self._rests_until(domain, mailing.lane, now)):
                 self._give_up([letter], until)
                 continue
@@ -692,20 +719,6 @@ class _Open:
     part: str
     category: str
     is_drill: bool
-
-
-def _letter(mailing: Delivery, one: Claimed, opened: _Open) -> Letter:
-    return Letter(
-        key=key_of(mailing.id, one.subscriber_id),
-        part=opened.part,
-        address=one.address,
-        domain=one.domain,
-        subscriber=one.subscriber_id,
-        epoch=one.epoch,
-        issue=opened.issue,
-        is_drill=opened.is_drill,
-        category=opened.category,
-    )
 
 
 @dataclass(kw_only=True)

@@ -34,12 +34,19 @@ _ADDRESS = re.compile(r"[!-;=?-~]+@[A-Za-z0-9.-]+", re.ASCII)  # no blank, no co
 _LINK = re.compile(r"https?://[!-;=?-~]+", re.ASCII)
 _LONGEST_ADDRESS = 254  # RFC 5321 §4.5.3.1.3, without the angle brackets
 _PLAIN = re.compile(r"[ -~]{0,900}", re.ASCII)
-_DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*", re.ASCII)
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_ORDINARY = re.compile(rf"{_ATOM}(?:\.{_ATOM})*@[A-Za-z0-9.-]+", re.ASCII)
 _LONGEST_LINK = 75  # a longer List-Unsubscribe is folded by relays that rewrite headers, and then opens nothing
 
 
 class NotSpliceable(ValueError):
     """An address or a link that must not stand in a header. Holds neither."""
+
+
+class Mailbox(str):
+    """An address as SMTP and headers take it; made by `mailbox`, and not looked at again."""
+
+    __slots__ = ()
 
 
 class Fields(NamedTuple):
@@ -60,17 +67,14 @@ class Text:
 
 
 class Stencil:
-    """Text with named holes, joined once; filling it is one join more."""
+    """Text with named holes, put into form once."""
 
     def __init__(self, parts: Iterable[str]) -> None:
-        self._parts: list[str] = []
-        for is_hole, run in itertools.groupby(parts, lambda part: isinstance(part, Hole)):
-            alike = list(run)
-            self._parts.extend(alike if is_hole else ["".join(alike)])
+        self._format = "".join([f"%({part})s" if isinstance(part, Hole) else part.replace("%", "%%") for part in parts])
 
     def fill(self, values: Mapping[str, str]) -> str:
         """Raises KeyError for a hole without a value."""
-        return "".join([part if type(part) is str else values[part] for part in self._parts])
+        return self._format % values
 
 
 class Hole(str):
@@ -211,23 +215,24 @@ def template(
     return made
 
 
-def mailbox(address: str) -> str:
+def mailbox(address: str) -> Mailbox:
     """The address as SMTP and headers take it. Old carrier addresses with `..` or a dot at the end are quoted
     (RFC 5321 §4.1.2). Raises NotSpliceable."""
-    if not _ADDRESS.fullmatch(address) or len(address) > _LONGEST_ADDRESS:
-        raise NotSpliceable("an address that cannot stand in a header")
-    local_part, _, domain = address.rpartition("@")
-    if _DOT_ATOM.fullmatch(local_part):
-        return address
-    quoted = local_part.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{quoted}"@{domain}'
+    if len(address) <= _LONGEST_ADDRESS:
+        if _ORDINARY.fullmatch(address):
+            return Mailbox(address)
+        if _ADDRESS.fullmatch(address):
+            local_part, _, domain = address.rpartition("@")
+            quoted = local_part.replace("\\", "\\\\").replace('"', '\\"')
+            return Mailbox(f'"{quoted}"@{domain}')
+    raise NotSpliceable("an address that cannot stand in a header")
 
 
 def _own_headers(fields: Fields) -> dict[str, str]:
     if not _LINK.fullmatch(fields.leave) or len(fields.leave) > _LONGEST_LINK:
         raise NotSpliceable(f"a leaving link that is none, or over {_LONGEST_LINK} characters")
     own = {
-        "To": mailbox(fields.to),
+        "To": fields.to if type(fields.to) is Mailbox else mailbox(fields.to),
         "Message-ID": f"<{fields.message_id}>",
         "List-Unsubscribe": f"<{fields.leave}>",
     }
@@ -337,6 +342,7 @@ __all__ = [
     "LEAVE",
     "Fields",
     "Hole",
+    "Mailbox",
     "NotSpliceable",
     "Piece",
     "Signature",

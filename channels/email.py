@@ -265,20 +265,14 @@ class Email:
         loaded = self._loaded.get((letter.issue, letter.part))
         if loaded is None:
             raise TemporaryFailure("文面の用意ができていません。")
-        fields = Fields(
-            to=letter.address,
-            message_id=self._message_id(loaded.identifier, letter),
-            leave=self.kit.leave_link(letter),
-            references=tuple([self._message_id(earlier, letter) for earlier in loaded.references]),
-        )
+        own = f".{letter.subscriber:x}@{self.relay.domain}"
         try:
-            content = loaded.template.splice(fields, signature=loaded.signature)
-            return Mail(recipient=mime.mailbox(letter.address), content=content)
+            to = mime.mailbox(letter.address)
+            references = tuple([earlier + own for earlier in loaded.references]) if loaded.references else ()
+            fields = Fields(to, loaded.identifier + own, self.kit.leave_link(letter), references)
+            return Mail(to, loaded.template.splice(fields, signature=loaded.signature))
         except mime.NotSpliceable:
             raise PermanentFailure("メールに使えない宛先です。名簿を直してください。") from None
-
-    def _message_id(self, identifier: str, letter: Letter) -> str:
-        return f"{identifier}.{letter.subscriber:x}@{self.relay.domain}"
 
     # Lines
 

@@ -46,15 +46,14 @@ CHUNK = 10_000
 
 
 class Claimed(NamedTuple):
-    """A letter in hand."""
+    """A letter in hand. Without an address: a reader who has been deleted."""
 
-    delivery_id: int
     subscriber_id: int
     attempts: int
     address: str
     domain: str
     epoch: int
-    is_in_doubt: bool = False  # an earlier attempt may have arrived
+    is_in_doubt: bool  # an earlier attempt may have arrived
 
 
 class Mark(NamedTuple):
@@ -64,13 +63,9 @@ class Mark(NamedTuple):
     subscriber_id: int
     state: State
     reply: str
-    due_at: datetime
+    due_at: datetime | None = None
     counts_as_attempt: bool = True
     is_in_doubt: bool = False  # of a queued one: this attempt, or one before it, may have arrived
-
-    @property
-    def is_settled(self) -> bool:
-        return self.state is not State.QUEUED
 
 
 # Fan-out
@@ -209,7 +204,8 @@ def _claiming(dialect: str) -> tuple[Select[tuple[Any]], Update]:
     else:
         one, all_of = func.json_build_array, func.json_agg
         chosen = _R.subscriber_id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
-    row = one(due.c.subscriber_id, due.c.attempts, _S.email, _S.domain, _S.epoch, due.c.is_in_doubt)
+    reader = func.coalesce(_S.email, ""), func.coalesce(_S.domain, ""), func.coalesce(_S.epoch, 0)
+    row = one(due.c.subscriber_id, due.c.attempts, *reader, due.c.is_in_doubt)
     readers = select(all_of(row, type_=JSON)).select_from(due.outerjoin(subscribers, _S.id == due.c.subscriber_id))
     take = (
         update(recipients)
@@ -223,11 +219,7 @@ def claim(connection: Connection, delivery_id: int, *, worker: int, now: datetim
     """Take the next letters of this mailing in hand."""
     readers, take = _claiming(connection.dialect.name)
     found = connection.execute(readers, {"delivery": delivery_id, "now": microseconds(now), "most": limit}).scalar()
-    claimed = [
-        # Without an address: a reader who has been deleted.
-        Claimed(delivery_id, id, tries, address or "", domain or "", epoch or 0, bool(is_in_doubt))
-        for id, tries, address, domain, epoch, is_in_doubt in found or ()
-    ]
+    claimed = [Claimed._make(row) for row in found or ()]
     if claimed:
         ids = [one.subscriber_id for one in claimed]
         connection.execute(take, {"delivery": delivery_id, "ids": ids, "worker": worker})
@@ -259,52 +251,66 @@ _MARKING = {
 }
 
 
-def _write_marks(connection: Connection, delivery_id: int, marks: Sequence[Mark], worker: int, now: datetime) -> int:
-    """Gives how many rows were still this worker's."""
-    alike: dict[tuple[State, bool, bool, datetime], dict[int, str]] = {}
-    for m in marks:
-        end = (m.state, m.counts_as_attempt, m.is_in_doubt, now if m.is_settled else m.due_at)
-        alike.setdefault(end, {})[m.subscriber_id] = m.reply
-    written = 0
-    for (state, is_attempt, is_in_doubt, due_at), replies in alike.items():
-        values = {
-            "state": int(state),
-            "tries": int(is_attempt),
-            "is_in_doubt": is_in_doubt,
-            "due_at": microseconds(due_at),
-            "settled_at": None if state is State.QUEUED else microseconds(now),
-            "delivery": delivery_id,
-            "replies": json.dumps(replies),
-            "worker": worker,
-        }
-        written += connection.execute(_MARKING[connection.dialect.name], values).rowcount
-    return written
-
-
 def mark(connection: Connection, marks: Sequence[Mark], *, worker: int, now: datetime) -> None:
     """Write down a batch, and move the counts of its mailings with it.
 
     Rows that another worker has taken over meanwhile are left as they are, and are not counted."""
-    for id in sorted({m.delivery_id for m in marks}):  # two senders take the same rows in the same order
-        mine = [m for m in marks if m.delivery_id == id]
-        done = _write_marks(connection, id, mine, worker, now)
-        if done != len(mine):
-            _recount(connection, id)
-            ledger.finish_mailings(connection, [id], now)
-        else:
+    for delivery_id, by_end in sorted(_by_end(marks).items()):  # two senders take the same rows in the same order
+        are_mine = [_write_marks(connection, delivery_id, end, said, worker, now) for end, said in by_end.items()]
+        if all(are_mine):
             ledger.count(
                 connection,
-                id,
+                delivery_id,
                 now,
-                delivered=_number(mine, State.DELIVERED),
-                failed=_number(mine, State.FAILED),
-                unknown=_number(mine, State.UNKNOWN),
-                stopped=_number(mine, State.STOPPED),
+                delivered=_number(by_end, State.DELIVERED),
+                failed=_number(by_end, State.FAILED),
+                unknown=_number(by_end, State.UNKNOWN),
+                stopped=_number(by_end, State.STOPPED),
             )
+        else:
+            _recount(connection, delivery_id)
+            ledger.finish_mailings(connection, [delivery_id], now)
 
 
-def _number(marks: Iterable[Mark], state: State) -> int:
-    return sum(m.state is state for m in marks)
+class _End(NamedTuple):
+    """What many letters of a batch have in common."""
+
+    state: int
+    due_at: datetime | None
+    counts_as_attempt: bool
+    is_in_doubt: bool
+
+
+_Said = dict[int, str]
+"""By reader: what the mail server answered."""
+
+
+def _by_end(marks: Iterable[Mark]) -> dict[int, dict[_End, _Said]]:
+    found: dict[int, dict[_End, _Said]] = {}
+    for delivery_id, subscriber_id, state, reply, due_at, counts_as_attempt, is_in_doubt in marks:
+        end = _End(state.value, due_at if state is State.QUEUED else None, counts_as_attempt, is_in_doubt)
+        found.setdefault(delivery_id, {}).setdefault(end, {})[subscriber_id] = reply
+    return found
+
+
+def _number(by_end: Mapping[_End, _Said], state: State) -> int:
+    return sum(len(said) for end, said in by_end.items() if end.state == state)
+
+
+def _write_marks(connection: Connection, id: int, end: _End, said: _Said, worker: int, now: datetime) -> bool:
+    """Whether all of these rows were still this worker's."""
+    due_at = end.due_at or now
+    values = {
+        "state": end.state,
+        "tries": int(end.counts_as_attempt),
+        "is_in_doubt": end.is_in_doubt,
+        "due_at": microseconds(due_at),
+        "settled_at": None if end.state == State.QUEUED else microseconds(now),
+        "delivery": id,
+        "replies": json.dumps(said),
+        "worker": worker,
+    }
+    return connection.execute(_MARKING[connection.dialect.name], values).rowcount == len(said)
 
 
 def _recount(connection: Connection, delivery_id: int) -> None:
