@@ -163,6 +163,7 @@ def _engine(url: str, *, writes: bool) -> Engine:
     engine = create_engine(
         url,
         hide_parameters=True,  # parameters are residents' addresses
+        paramstyle="named",  # as `store/prepared.py` gives them
         poolclass=QueuePool,
         pool_size=THREADS,
         connect_args={"check_same_thread": False},

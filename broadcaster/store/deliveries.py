@@ -34,6 +34,7 @@ from sqlalchemy.engine import Row
 from broadcaster.channel import Payload
 from broadcaster.delivery import Counts, Lane, State, Tried
 from broadcaster.message import Mode
+from broadcaster.store.prepared import Prepared
 from broadcaster.store.tables import attempts, deliveries, microseconds
 
 PUSH, MAILING, BOARD, RETRACT = "push", "mailing", "board", "retract"
@@ -487,11 +488,13 @@ _NOTE_FIRST_ATTEMPT = (
     .values(first_attempt_at=bindparam("at"))
 )
 _COUNTED = ("delivered", "failed", "unknown", "stopped")
-_COUNT = (
-    update(deliveries)
-    .where(deliveries.c.id == bindparam("delivery"))
-    .values({name: deliveries.c[name] + bindparam(f"more_{name}", type_=Integer) for name in _COUNTED})
-    .returning(deliveries.c.fanned_to, deliveries.c.total, *(deliveries.c[name] for name in _COUNTED))
+_COUNT = Prepared(
+    lambda _: (
+        update(deliveries)
+        .where(deliveries.c.id == bindparam("delivery"))
+        .values({name: deliveries.c[name] + bindparam(f"more_{name}", type_=Integer) for name in _COUNTED})
+        .returning(deliveries.c.fanned_to, deliveries.c.total, *(deliveries.c[name] for name in _COUNTED))
+    )
 )
 """These two run for every batch of letters: made once, because making a statement costs more than running it."""
 
@@ -502,7 +505,7 @@ def count(connection: Connection, id: int, now: datetime, **more: int) -> None:
     if not any(added.values()):
         return
     # Compared here: SQLite 3.40 finds `fanned_to IS NULL` false in a RETURNING clause, whatever stands there.
-    fanned_to, total, *settled = connection.execute(_COUNT, {"delivery": id, **added}).one()
+    fanned_to, total, *settled = list(_COUNT.run(connection, delivery=id, **added).one())
     if fanned_to is None and sum(settled) == total:
         finish_mailings(connection, [id], now)
 

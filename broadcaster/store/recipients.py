@@ -6,7 +6,6 @@ transaction. Claims and marks go by batches along partial indexes, so their cost
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,16 +14,17 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ARRAY,
-    JSON,
     BigInteger,
     Connection,
     Integer,
     Select,
     SmallInteger,
+    Text,
     TextClause,
     Update,
     any_,
     bindparam,
+    cast,
     exists,
     func,
     insert,
@@ -39,6 +39,7 @@ from broadcaster.delivery import Counts, State
 from broadcaster.message import Mode
 from broadcaster.store import deliveries as ledger
 from broadcaster.store.deliveries import Delivery
+from broadcaster.store.prepared import Prepared
 from broadcaster.store.tables import deliveries, microseconds, recipients, subscribers
 
 CHUNK = 10_000
@@ -186,50 +187,56 @@ _DUE = (
 )
 
 
-def due_query(delivery_id: int, now: datetime, limit: int) -> Select[tuple[int]]:
-    """The letters that a claim takes."""
-    return _DUE.params(delivery=delivery_id, now=microseconds(now), most=limit)
+_JSON: Mapping[str, tuple[Any, Any]] = {
+    "sqlite": (func.json_array, func.json_group_array),
+    "postgresql": (func.json_build_array, func.json_agg),
+}
+"""An array of values, and an array of the rows."""
 
 
-@functools.cache
-def _claiming(dialect: str) -> tuple[Select[tuple[Any]], Update]:
+def _due_with_readers(dialect: str) -> Select[Any]:
     """What is due with its readers, as one value: fetching row by row would hand the interpreter to a busy event loop
-    at each of them. And the words that take these in hand. Made once: making a statement costs more than running it."""
+    at each of them."""
     due = _DUE.add_columns(_R.attempts, _R.is_in_doubt).with_for_update(skip_locked=True).cte("due")
-    if dialect == "sqlite":
-        one, all_of = func.json_array, func.json_group_array
-        chosen: Any = _R.subscriber_id.in_(
-            select(func.json_each(bindparam("ids", type_=JSON)).table_valued("value").c.value)
-        )
-    else:
-        one, all_of = func.json_build_array, func.json_agg
-        chosen = _R.subscriber_id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
     reader = func.coalesce(_S.email, ""), func.coalesce(_S.domain, ""), func.coalesce(_S.epoch, 0)
-    row = one(due.c.subscriber_id, due.c.attempts, *reader, due.c.is_in_doubt)
-    readers = select(all_of(row, type_=JSON)).select_from(due.outerjoin(subscribers, _S.id == due.c.subscriber_id))
-    take = (
+    one, all_of = _JSON[dialect]
+    rows = cast(all_of(one(due.c.subscriber_id, due.c.attempts, *reader, due.c.is_in_doubt)), Text)
+    return select(rows).select_from(due.outerjoin(subscribers, _S.id == due.c.subscriber_id))
+
+
+def _taking_in_hand(dialect: str) -> Update:
+    if dialect == "sqlite":
+        one_of = select(func.json_each(bindparam("ids", type_=Text)).table_valued("value").c.value)
+        chosen: Any = _R.subscriber_id.in_(one_of)
+    else:
+        chosen = _R.subscriber_id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
+    return (
         update(recipients)
         .where(_R.delivery_id == bindparam("delivery"), chosen)
         .values(state=int(State.IN_FLIGHT), worker_id=bindparam("worker"))
     )
-    return readers, take
+
+
+_DUE_WITH_READERS, _TAKE_IN_HAND = Prepared(_due_with_readers), Prepared(_taking_in_hand)
 
 
 def claim(connection: Connection, delivery_id: int, *, worker: int, now: datetime, limit: int) -> list[Claimed]:
     """Take the next letters of this mailing in hand."""
-    readers, take = _claiming(connection.dialect.name)
-    found = connection.execute(readers, {"delivery": delivery_id, "now": microseconds(now), "most": limit}).scalar()
-    claimed = [Claimed._make(row) for row in found or ()]
+    due = {"delivery": delivery_id, "now": microseconds(now), "most": limit}
+    found = _DUE_WITH_READERS.run(connection, **due).scalar()
+    claimed = [Claimed._make(row) for row in json.loads(found or "[]")]
     if claimed:
         ids = [one.subscriber_id for one in claimed]
-        connection.execute(take, {"delivery": delivery_id, "ids": ids, "worker": worker})
+        listed = json.dumps(ids) if connection.dialect.name == "sqlite" else ids
+        _TAKE_IN_HAND.run(connection, delivery=delivery_id, ids=listed, worker=worker)
     return claimed
 
 
-def _marking(each_of: str) -> TextClause:
+def _marking(dialect: str) -> TextClause:
     """One statement for many letters: a driver's `executemany` would hand the interpreter to a busy event loop at each.
 
     Materialized, so that the planner begins with the few and finds each by its key."""
+    each_of = "json_each(:replies)" if dialect == "sqlite" else "json_each_text(CAST(:replies AS json))"
     return text(
         f"""
         UPDATE recipients AS r SET state = :state, worker_id = NULL, attempts = r.attempts + :tries, due_at = :due_at,
@@ -241,14 +248,11 @@ def _marking(each_of: str) -> TextClause:
             SELECT * FROM said
         ) AS m
         WHERE r.delivery_id = m.delivery_id AND r.subscriber_id = m.subscriber_id AND r.worker_id = :worker
-        """  # noqa: S608 - one of the two words below
+        """  # noqa: S608 - one of two words
     )
 
 
-_MARKING = {
-    "sqlite": _marking("json_each(:replies)"),
-    "postgresql": _marking("json_each_text(CAST(:replies AS json))"),
-}
+_MARK = Prepared(_marking)
 
 
 def mark(connection: Connection, marks: Sequence[Mark], *, worker: int, now: datetime) -> None:
@@ -299,18 +303,18 @@ def _number(by_end: Mapping[_End, _Said], state: State) -> int:
 
 def _write_marks(connection: Connection, id: int, end: _End, said: _Said, worker: int, now: datetime) -> bool:
     """Whether all of these rows were still this worker's."""
-    due_at = end.due_at or now
-    values = {
-        "state": end.state,
-        "tries": int(end.counts_as_attempt),
-        "is_in_doubt": end.is_in_doubt,
-        "due_at": microseconds(due_at),
-        "settled_at": None if end.state == State.QUEUED else microseconds(now),
-        "delivery": id,
-        "replies": json.dumps(said),
-        "worker": worker,
-    }
-    return connection.execute(_MARKING[connection.dialect.name], values).rowcount == len(said)
+    marked = _MARK.run(
+        connection,
+        state=end.state,
+        tries=int(end.counts_as_attempt),
+        is_in_doubt=end.is_in_doubt,
+        due_at=microseconds(end.due_at or now),
+        settled_at=None if end.state == State.QUEUED else microseconds(now),
+        delivery=id,
+        replies=json.dumps(said),
+        worker=worker,
+    )
+    return marked.rowcount == len(said)
 
 
 def _recount(connection: Connection, delivery_id: int) -> None:
