@@ -6,7 +6,7 @@ emergencies 5 times, a plain queue 28 times.)
 
     feed      which mailings are open, from the ledger; their fan-out continued on the way
     lines     each warm line carries letter after letter
-    ledger    write down what became of them, in batches of at most 80 or 25 ms, and claim the next ones into a small
+    ledger    write down what became of them, in batches of at most 90 or 25 ms, and claim the next ones into a small
               store in memory by the same transaction
 
 Isolation by mail domain: a domain that has not answered well yet is probed, by one letter. Probes hold at most half of
@@ -61,8 +61,8 @@ MOST_IN_HAND = 2_400
 UNRECORDED = 200
 """The most letters that have gone out and are not in the ledger yet."""
 
-BATCH = 80
-"""One batch being written, one filling, and two letters on each of twenty lines: just `UNRECORDED`."""
+BATCH = 90
+"""One batch being written, one filling, and two letters on each of twenty lines: just what may be out."""
 
 BATCH_S = 0.025
 
@@ -230,6 +230,7 @@ class Mailroom:
         self._domains: dict[str, Domain] = {}
         self._probes: set[int] = set()  # letters on the lines whose domain has not answered well yet, and not late
         self._late: set[int] = set()  # letters on the lines that have had no answer for long
+        self._most_out = UNRECORDED + channel.lines  # a body on each line, and those that are not written down yet
         self._most_probes = max(1, channel.lines // 2)
         self._most_of_one_domain = max(2, int(channel.lines * SHARE_OF_ONE_DOMAIN))
         self._open: dict[int, _Open] = {}
@@ -471,7 +472,7 @@ class Mailroom:
 
     def _take(self) -> Letter | None:
         """The most urgent letter that may go now; None when there is none, or when the record is behind."""
-        if len(self._carried) + len(self._marks) + self._writing >= UNRECORDED:
+        if len(self._carried) + len(self._marks) + self._writing >= self._most_out:
             return None
         for lane, tray in self._trays.items():
             if not tray.size:
