@@ -85,8 +85,8 @@ _RECENT = 64
 LOOK_S = 0.1
 """How often somebody looks for late letters."""
 
-ASIDE = {Lane.PRIORITY: timedelta(seconds=1), Lane.ROUTINE: timedelta(seconds=10)}
-"""How long letters to a domain that does not answer stay in the ledger."""
+MOST_ASIDE_S = {Lane.PRIORITY: 1.0, Lane.ROUTINE: 10.0}
+"""Letters to a silent domain wait in the ledger for as long again as it has been silent, and no longer than this."""
 
 UNTIL_TOLD = timedelta(seconds=2)
 """Whoever has a message is told of its cancel when its last letter is settled, or after so long: a letter that hangs must
@@ -104,7 +104,8 @@ class Domain:
     most: int = 1
     in_flight: int = 0
     is_proven: bool = False  # it has answered a letter, and has not been silent or had to rest since
-    is_silent: bool = False  # one of its letters is late
+    answered_at: float = 0.0
+    silent_since: float | None = None  # a letter is late, and none has been answered since that was taken
     breaker: Breaker = field(default_factory=lambda: Breaker(patience=3, longest_rest=timedelta(minutes=5)))
 
     def may_be_probed(self, lane: Lane, now: datetime) -> bool:
@@ -362,22 +363,24 @@ class Mailroom:
         patience = max(SILENT_S, SLOW * self._usual_s)
         with_probes = max(PROBE_S, SLOW * self._usual_s) if self._usual_s else patience
         late = [
-            letter
+            (letter, began)
             for letter, _, began in self._carried.values()
             if letter.key not in self._late and now - began > (with_probes if letter.key in self._probes else patience)
         ]
         if not late:
             return
-        self._late.update(letter.key for letter in late)
+        self._late.update(letter.key for letter, _ in late)
         if len(self._late) <= self.channel.lines:  # each has its stand-in, so others may be probed
             self._probes -= self._late
-        for name in {letter.domain for letter in late}:
-            self._domains[name].is_silent, self._domains[name].is_proven = True, False
+        for letter, began in late:
+            domain = self._domains[letter.domain]
+            if domain.silent_since is None and domain.answered_at < began:
+                domain.silent_since, domain.is_proven = began, False
         self._ready.set()
 
     def _set_aside_silent(self) -> None:
         for lane, tray in self._trays.items():
-            for name in [name for name in tray.by_domain if self._domains[name].is_silent]:
+            for name in [name for name in tray.by_domain if self._domains[name].silent_since is not None]:
                 self._set_aside(lane, name)
 
     def _set_aside(self, lane: Lane, domain: str) -> None:
@@ -390,10 +393,11 @@ class Mailroom:
         """Until when letters to this domain have to wait in the ledger; None when they may be in hand. An alert goes on
         trying. Where nobody is answered it may be the relay that is silent, and no domain: what is in hand stays there,
         unless it keeps out others."""
-        if domain.is_silent:
-            is_full = self._trays[lane].size >= MOST_IN_HAND - IN_HAND
+        if domain.silent_since is not None:
+            silent_s = monotonic() - domain.silent_since
             is_alone = monotonic() - self._answered_at < SILENT_S
-            return now + ASIDE[lane] if is_full or is_alone else None
+            is_full = self._trays[lane].size >= MOST_IN_HAND - IN_HAND
+            return now + timedelta(seconds=min(silent_s, MOST_ASIDE_S[lane])) if is_alone or is_full else None
         return domain.breaker.opens_until if lane is not Lane.PRIORITY and domain.breaker.is_open(now) else None
 
     def _give_up(self, letters: Sequence[Letter], until: datetime) -> None:
@@ -504,7 +508,7 @@ class Mailroom:
         self._answered_at = answered_at = monotonic()
         domain = self._domains[letter.domain]
         domain.in_flight -= 1
-        domain.is_silent = False
+        domain.answered_at, domain.silent_since = answered_at, None
         self._probes.discard(letter.key)
         self._late.discard(letter.key)
         if outcome.receipt is not None:

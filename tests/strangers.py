@@ -85,6 +85,7 @@ class Carrier:
     landed: list[Letter] = field(default_factory=list)
     outcome: Callable[[Letter], Outcome] = lambda letter: Outcome(receipt=Receipt(evidence="250 ok"))
     gate: asyncio.Event | None = None
+    is_gated: Callable[[Letter], bool] = lambda letter: True
     hung_domains: frozenset[str] = frozenset()
     loaded: set[tuple[int, str]] = field(default_factory=set)
     opened: int = 0
@@ -127,7 +128,7 @@ class CarrierLine:
             assert (letter.issue, letter.part) in self.carrier.loaded
             if letter.domain in self.carrier.hung_domains:
                 await asyncio.Event().wait()
-            if self.carrier.gate is not None:
+            if self.carrier.gate is not None and self.carrier.is_gated(letter):
                 self.carrier.at_gate += 1
                 await self.carrier.gate.wait()
             await asyncio.sleep(0)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from broadcaster.channel import Letter, Outcome, OutcomeUnknown, Receipt, TemporaryFailure
 from broadcaster.clock import FrozenClock, hours, seconds
-from broadcaster.mailroom import Relay
+from broadcaster.mailroom import SILENT_S, Mailroom, Relay
 from broadcaster.message import Change
 from broadcaster.rehearsal.faults import Fault, Kind
 from broadcaster.settings import Settings
@@ -29,6 +29,60 @@ def house(settings: Settings, tmp_path: Path, database_url: str) -> Iterator[Hou
 def shaky(house: House) -> Shaky:
     assert isinstance(house.database, Shaky)
     return house.database
+
+
+@pytest.fixture
+def put_aside(monkeypatch: pytest.MonkeyPatch) -> list[Letter]:
+    """Letters that were given back to the ledger to wait there for their domain."""
+    found: list[Letter] = []
+    give_up = Mailroom._give_up
+
+    def noted(room: Mailroom, letters: Sequence[Letter], until: datetime) -> None:
+        found.extend(letters)
+        give_up(room, letters, until)
+
+    monkeypatch.setattr(Mailroom, "_give_up", noted)
+    return found
+
+
+async def test_a_relay_that_stalls_is_no_silent_domain(house: House, put_aside: list[Letter]) -> None:
+    """A mail server whose disk is busy keeps every letter waiting, and then goes on."""
+    house.readers(600)
+    house.carrier.gate = asyncio.Event()
+    house.carrier.is_gated = lambda letter: len(house.carrier.landed) >= 100
+    kept = house.issues(notice(house))
+    async with house.sender():
+        await house.until(lambda: house.carrier.at_gate >= house.carrier.lines)
+        await asyncio.sleep(SILENT_S * 1.5)
+        house.carrier.gate.set()
+        await house.until_settled(kept.message.identifier)
+    assert house.counts(kept.message.identifier).delivered == 600
+    assert not put_aside
+
+
+async def test_a_slow_letter_keeps_nobody_waiting_whose_domain_has_answered_since(
+    house: House, put_aside: list[Letter]
+) -> None:
+    house.readers(600)
+    house.carrier.gate = asyncio.Event()
+    slow: set[int] = set()
+
+    def is_slow(letter: Letter) -> bool:
+        if len(house.carrier.landed) >= 300 and len(slow) < house.carrier.lines - 1:
+            slow.add(letter.key)
+        return letter.key in slow
+
+    house.carrier.is_gated = is_slow
+    first = house.issues(notice(house))
+    async with house.sender():
+        await house.until(lambda: len(house.carrier.landed) == 600 - len(slow))
+        await asyncio.sleep(SILENT_S * 1.5)
+        second = house.issues(notice(house, identifier="13109-second"))
+        await house.until_settled(second.message.identifier)
+        assert house.carrier.at_gate == len(slow) == house.carrier.lines - 1
+        house.carrier.gate.set()
+        await house.until_settled(first.message.identifier)
+    assert not put_aside
 
 
 @pytest.mark.timeout(60)
