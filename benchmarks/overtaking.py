@@ -75,11 +75,11 @@ def an_alert(*, bulk: int, url: str | None) -> Alert:
             identifier = ward.bulk()
             ward.until(lambda: ward.report(identifier)["counts"]["delivered"] >= _UNDER_WAY, 120)
         urgent = ward.alert(channels=MEDIA)
-        committed_at = time.monotonic()
+        committed_at, committed = time.monotonic(), ward.app.clock.now()
         ward.sent(urgent, within_s=_LONGEST_S)
         if bulk and ward.report(identifier)["state"] == "delivered":
             raise RuntimeError("the bulk was over before the alert was: too few readers")
-        instants = ward.instants(urgent)
+        instants = ward.instants(urgent, since=committed)
         ward.stops_sender()  # the rest of the bulk stays in the ledger
     came = [at - committed_at for at, reader in sink.arrivals if "@alerted-" in reader][ALERTED:]
     return Alert(

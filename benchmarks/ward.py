@@ -59,7 +59,7 @@ class Sent:
 
 @dataclass(frozen=True, kw_only=True)
 class Instants:
-    """By channel, in seconds from the making of the deliveries, just before their commit."""
+    """By channel, in seconds."""
 
     first_attempts: Mapping[str, float]
     settled: Mapping[str, float]
@@ -200,16 +200,13 @@ class Ward:
             last_s=(max(settled_at) - created_at).total_seconds(),
         )
 
-    def instants(self, identifier: str) -> Instants:
-        rows = self.report(identifier)["deliveries"]
-        created_at = min(_at(row["created_at"]) for row in rows)
+    def instants(self, identifier: str, *, since: datetime) -> Instants:
         first: dict[str, list[float]] = {}
         settled: dict[str, list[float]] = {}
-        for row in rows:
-            if row["first_attempt_at"]:
-                first.setdefault(row["channel"], []).append((_at(row["first_attempt_at"]) - created_at).total_seconds())
-            if row["settled_at"]:
-                settled.setdefault(row["channel"], []).append((_at(row["settled_at"]) - created_at).total_seconds())
+        for row in self.report(identifier)["deliveries"]:
+            for name, found in (("first_attempt_at", first), ("settled_at", settled)):
+                if row[name]:
+                    found.setdefault(row["channel"], []).append((_at(row[name]) - since).total_seconds())
         return Instants(
             first_attempts={channel: min(seconds) for channel, seconds in first.items()},
             settled={channel: max(seconds) for channel, seconds in settled.items()},

@@ -51,7 +51,7 @@ class NoLedger:
     async def reads(self, work: object, *args: object) -> list[Delivery]:
         return [self._mailing]
 
-    async def writes(
+    async def writes_next(
         self, work: object, batch: Sequence[Mark], wanted: Sequence[tuple[Delivery, int]]
     ) -> list[list[Claimed]]:
         self.settled += sum(mark.state is State.DELIVERED for mark in batch)

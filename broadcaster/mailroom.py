@@ -227,6 +227,7 @@ class Mailroom:
         self._trays = {lane: Tray() for lane in sorted(lanes)}  # the gravest first
         self._may_probe = {lane: functools.partial(self._may_be_probed, lane) for lane in lanes}
         self._more: dict[Lane, list[Delivery]] = {lane: [] for lane in lanes}  # of these the ledger may hold more
+        self._is_held = False  # it rang, and the look at what has changed is under way
         self._waits_for_others = False  # a fan-out of which the readers are known when other mailings are settled
         self._domains: dict[str, Domain] = {}
         self._probes: set[int] = set()  # letters on the lines whose domain has not answered well yet, and not late
@@ -246,6 +247,7 @@ class Mailroom:
         self._writing = 0
         self._retries: dict[int, int] = {}
         self._ready = asyncio.Event()
+        self._news = self._asked_at = 0  # how often something was announced, and when a line last asked in vain
         self._due = asyncio.Event()  # something is to be written or claimed
         self._at_once = asyncio.Event()
         self._lines: set[asyncio.Task[None]] = set()
@@ -272,10 +274,18 @@ class Mailroom:
                 is_fanning_out = await self._feed()
             except StoreError as error:
                 log.error("mailroom.feed_failed", channel=self.channel.name, why=type(error).__name__)
+                self._go_on()
                 await asyncio.sleep(POLL_S)
                 continue
             if not is_fanning_out:
-                await self.wake.wait(POLL_S)
+                rang = await self.wake.wait(POLL_S)
+                # Something has changed, a cancel or an alert: no line takes a letter before it is known what.
+                self._is_held = rang and not self._waits_for_others
+
+    def _go_on(self) -> None:
+        if self._is_held:
+            self._is_held = False
+            self._announce()
 
     async def _feed(self) -> bool:
         """Look which mailings are open; True while a fan-out has more to write."""
@@ -286,9 +296,11 @@ class Mailroom:
         ]:
             await self.database.writes(deliveries.stop, over)  # the scheduler does the same, where one runs
             return await self._feed()
-        await self._drop_stopping(mine)
-        self._close_finished({mailing.id for mailing in mine})
+        self._drop_stopping(mine)
         self._may_have_more(mine)
+        self._go_on()
+        await self._stop_waiting()
+        self._close_finished({mailing.id for mailing in mine})
         is_fanning_out, self._waits_for_others = False, False
         for mailing in mine:
             if mailing.fanned_to is None:
@@ -326,7 +338,7 @@ class Mailroom:
         recipients.fan_out(connection, deliveries.get(connection, id, is_mine=True), now)  # one sender at a time
         deliveries.finish_mailings(connection, [id], now)
 
-    async def _drop_stopping(self, mailings: Sequence[Delivery]) -> None:
+    def _drop_stopping(self, mailings: Sequence[Delivery]) -> None:
         """An update or a cancel came: what is in hand and not on the wire stays here, exactly."""
         self._stopping = {mailing.id for mailing in mailings if mailing.is_stopping}
         if not self._stopping:
@@ -334,6 +346,10 @@ class Mailroom:
         for tray in self._trays.values():
             for letter in tray.draw(self._stopping):
                 self._mark(letter, State.STOPPED, was_tried=False)
+
+    async def _stop_waiting(self) -> None:
+        if not self._stopping:
+            return
         now = self.clock.now()
         await self.database.writes(recipients.stop_waiting, self._stopping, now)
         await self.database.writes(deliveries.finish_mailings, self._stopping, now)
@@ -376,7 +392,7 @@ class Mailroom:
             domain = self._domains[letter.domain]
             if domain.silent_since is None and domain.answered_at < began:
                 domain.silent_since, domain.is_proven = began, False
-        self._ready.set()
+        self._announce()
 
     def _set_aside_silent(self) -> None:
         for lane, tray in self._trays.items():
@@ -452,6 +468,8 @@ class Mailroom:
 
     async def _more_to_do(self) -> bool:
         """Wait for more; False when it has been quiet for so long that the line should be renewed."""
+        if self._asked_at != self._news:
+            return True  # something changed since a line asked in vain
         self._ready.clear()
         if self._has_work():
             # What is in hand must wait: for the record, which says when it is done, for a resting domain, a full relay.
@@ -467,6 +485,11 @@ class Mailroom:
             return False
         return True
 
+    def _announce(self) -> None:
+        """There may be something for a line that asked in vain."""
+        self._news += 1
+        self._ready.set()
+
     def _has_work(self) -> bool:
         return any(tray.size for tray in self._trays.values())
 
@@ -476,7 +499,13 @@ class Mailroom:
 
     def _take(self) -> Letter | None:
         """The most urgent letter that may go now; None when there is none, or when the record is behind."""
-        if len(self._carried) + len(self._marks) + self._writing >= self._most_out:
+        letter = self._next()
+        if letter is None:
+            self._asked_at = self._news
+        return letter
+
+    def _next(self) -> Letter | None:
+        if self._is_held or len(self._carried) + len(self._marks) + self._writing >= self._most_out:
             return None
         for lane, tray in self._trays.items():
             if not tray.size:
@@ -519,10 +548,12 @@ class Mailroom:
             self._went_wrong(letter, lane, domain, outcome, self.clock.now())
         else:
             self._trays[lane].put_back(letter)
-            self._ready.set()
+            self._announce()
 
     def _went_well(self, domain: Domain) -> None:
-        domain.is_proven = True
+        if not domain.is_proven:
+            domain.is_proven = True
+            self._announce()  # the letters behind the probe
         if domain.breaker.failures:
             domain.breaker.succeeded()
         if domain.most < self._most_of_one_domain:
@@ -599,7 +630,8 @@ class Mailroom:
         try:
             if self._may_hold:
                 await self._give_back(batch)
-            claimed = await self.database.writes(self._write_and_claim, batch, wanted)
+            # Before the desks of an alert, which have only begun: the lines have nothing to carry without this.
+            claimed = await self.database.writes_next(self._write_and_claim, batch, wanted)
         except StoreError as error:
             # Nothing more leaves until this is written: the lines wait on what is unrecorded.
             log.error("mailroom.record_failed", channel=self.channel.name, why=type(error).__name__, letters=len(batch))
@@ -618,7 +650,7 @@ class Mailroom:
             self.wake.ring()
         if self._wanted():
             self._ask_ledger()
-        self._ready.set()
+        self._announce()
 
     async def _give_back(self, batch: Sequence[Mark]) -> None:
         """A claim may have been written without our hearing of it: its letters are in nobody's hand. Those that have gone

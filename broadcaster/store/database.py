@@ -16,7 +16,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +27,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlche
 from sqlalchemy.pool import QueuePool
 
 from broadcaster.problems import refuse
+from broadcaster.store.groupcommit import GroupCommit
 
 __all__ = ["Connection", "Database", "StoreError"]
 
@@ -55,8 +56,7 @@ class Database:
         self._reader = _engine(self.url, writes=False) if self.is_sqlite else self._writer
         self._write_turn = threading.Lock() if self.is_sqlite else None
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
-        # On SQLite one transaction writes at a time: one thread for them all, its connection and caches warm.
-        self._writers = ThreadPoolExecutor(1, thread_name_prefix="write") if self.is_sqlite else self._threads
+        self._together = GroupCommit(self.write) if self.is_sqlite else None
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -76,9 +76,22 @@ class Database:
             yield connection
 
     async def writes(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `work(connection, …)` as one write transaction in a thread."""
-        writing = functools.partial(self._written, work, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._writers, writing)
+        """Run `work(connection, …)` in a thread: all of it is written or nothing."""
+        return await self._writes(functools.partial(_on, work, args, kwargs), is_urgent=False)
+
+    async def writes_next(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same, before whatever else waits to be written in this process."""
+        return await self._writes(functools.partial(_on, work, args, kwargs), is_urgent=True)
+
+    async def _writes(self, work: Callable[[Connection], T], *, is_urgent: bool) -> T:
+        if self._together is not None:
+            return await asyncio.wrap_future(self._together.submit(work, is_urgent=is_urgent))
+
+        def writing() -> T:
+            with self.write() as connection:
+                return work(connection)
+
+        return await self._in_thread(writing)
 
     async def reads(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         def reading() -> T:
@@ -87,15 +100,12 @@ class Database:
 
         return await self._in_thread(reading)
 
-    def _written(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        with self.write() as connection:
-            return work(connection, *args, **kwargs)
-
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def close(self) -> None:
-        self._writers.shutdown(wait=True)
+        if self._together is not None:
+            self._together.close()
         self._threads.shutdown(wait=True)
         self._writer.dispose()
         self._reader.dispose()
@@ -121,6 +131,10 @@ class Database:
                 return False
             at = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
         return at == [REVISION]
+
+
+def _on(work: Callable[..., T], args: tuple[Any, ...], kwargs: Mapping[str, Any], connection: Connection) -> T:
+    return work(connection, *args, **kwargs)
 
 
 def _checked(url: str) -> str:
