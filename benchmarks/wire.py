@@ -52,7 +52,7 @@ class NoLedger:
         return [self._mailing]
 
     async def writes_next(
-        self, work: object, batch: Sequence[Mark], wanted: Sequence[tuple[Delivery, int]]
+        self, work: object, batch: Sequence[Mark], recalled: object, wanted: Sequence[tuple[Delivery, int]]
     ) -> list[list[Claimed]]:
         self.settled += sum(mark.state is State.DELIVERED for mark in batch)
         self._waiting += [self._letters[mark.subscriber_id] for mark in batch if mark.state is State.QUEUED]

@@ -6,7 +6,7 @@ emergencies 5 times, a plain queue 28 times.)
 
     feed      which mailings are open, from the ledger; their fan-out continued on the way
     lines     each warm line carries letter after letter
-    ledger    write down what became of them, in batches of at most 90 or 25 ms, and claim the next ones into a small
+    ledger    write down what became of them, in batches of at most 80 or 25 ms, and claim the next ones into a small
               store in memory by the same transaction
 
 Isolation by mail domain: a domain that has not answered well yet is probed, by one letter. Probes hold at most half of
@@ -23,7 +23,7 @@ import asyncio
 import contextlib
 import functools
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from time import monotonic
@@ -61,8 +61,8 @@ MOST_IN_HAND = 2_400
 UNRECORDED = 200
 """The most letters that have gone out and are not in the ledger yet."""
 
-BATCH = 90
-"""One batch being written, one filling, and two letters on each of twenty lines: just what may be out."""
+BATCH = 80
+"""One batch being written, one filling, and two letters on each of twenty lines: just `UNRECORDED`."""
 
 BATCH_S = 0.025
 
@@ -86,7 +86,8 @@ LOOK_S = 0.1
 """How often somebody looks for late letters."""
 
 MOST_ASIDE_S = {Lane.PRIORITY: 1.0, Lane.ROUTINE: 10.0}
-"""Letters to a silent domain wait in the ledger for as long again as it has been silent, and no longer than this."""
+"""Letters to a silent domain wait in the ledger for as long again as it has been silent, and no longer than this, or until
+it answers."""
 
 UNTIL_TOLD = timedelta(seconds=2)
 """Whoever has a message is told of its cancel when its last letter is settled, or after so long: a letter that hangs must
@@ -106,6 +107,7 @@ class Domain:
     is_proven: bool = False  # it has answered a letter, and has not been silent or had to rest since
     answered_at: float = 0.0
     silent_since: float | None = None  # a letter is late, and none has been answered since that was taken
+    has_aside: bool = False  # letters wait in the ledger until it answers
     breaker: Breaker = field(default_factory=lambda: Breaker(patience=3, longest_rest=timedelta(minutes=5)))
 
     def may_be_probed(self, lane: Lane, now: datetime) -> bool:
@@ -131,10 +133,11 @@ class Tray:
         self.by_domain.setdefault(letter.domain, deque()).appendleft(letter)
         self.size += 1
 
-    def next(self, may_take: Callable[[Domain], bool], domains: Mapping[str, Domain]) -> Letter | None:
+    def next(self, domains: Mapping[str, Domain], may_probe: Callable[[Domain], bool]) -> Letter | None:
         for name, waiting in self.by_domain.items():
             domain = domains[name]
-            if domain.in_flight >= domain.most if domain.is_proven else not may_take(domain):
+            may_go = domain.in_flight < domain.most if domain.is_proven else may_probe(domain)
+            if not may_go:
                 continue
             letter = waiting.popleft()
             self.size -= 1
@@ -226,13 +229,14 @@ class Mailroom:
         self.wake = signals.subscribe()
         self._trays = {lane: Tray() for lane in sorted(lanes)}  # the gravest first
         self._may_probe = {lane: functools.partial(self._may_be_probed, lane) for lane in lanes}
+        self._mailings: Sequence[Delivery] = ()  # open, and not stopping
         self._more: dict[Lane, list[Delivery]] = {lane: [] for lane in lanes}  # of these the ledger may hold more
+        self._recalled: set[str] = set()  # domains that have answered, whose letters are to come back
         self._is_held = False  # it rang, and the look at what has changed is under way
         self._waits_for_others = False  # a fan-out of which the readers are known when other mailings are settled
         self._domains: dict[str, Domain] = {}
         self._probes: set[int] = set()  # letters on the lines whose domain has not answered well yet, and not late
         self._late: set[int] = set()  # letters on the lines that have had no answer for long
-        self._most_out = UNRECORDED + channel.lines  # a body on each line, and those that are not written down yet
         self._most_probes = max(1, channel.lines // 2)
         self._most_of_one_domain = max(2, int(channel.lines * SHARE_OF_ONE_DOMAIN))
         self._open: dict[int, _Open] = {}
@@ -313,10 +317,8 @@ class Mailroom:
         return is_fanning_out
 
     def _may_have_more(self, mailings: Sequence[Delivery]) -> None:
-        self._more = {
-            lane: [mailing for mailing in mailings if mailing.lane is lane and not mailing.is_stopping]
-            for lane in self.lanes
-        }
+        self._mailings = [mailing for mailing in mailings if not mailing.is_stopping]
+        self._more = {lane: [mailing for mailing in self._mailings if mailing.lane is lane] for lane in self.lanes}
         self._ask_ledger()
 
     async def _continue_fan_out(self, mailing: Delivery) -> bool:
@@ -383,8 +385,6 @@ class Mailroom:
             for letter, _, began in self._carried.values()
             if letter.key not in self._late and now - began > (with_probes if letter.key in self._probes else patience)
         ]
-        if not late:
-            return
         self._late.update(letter.key for letter, _ in late)
         if len(self._late) <= self.channel.lines:  # each has its stand-in, so others may be probed
             self._probes -= self._late
@@ -392,7 +392,8 @@ class Mailroom:
             domain = self._domains[letter.domain]
             if domain.silent_since is None and domain.answered_at < began:
                 domain.silent_since, domain.is_proven = began, False
-        self._announce()
+        if late:
+            self._announce()
 
     def _set_aside_silent(self) -> None:
         for lane, tray in self._trays.items():
@@ -401,8 +402,7 @@ class Mailroom:
 
     def _set_aside(self, lane: Lane, domain: str) -> None:
         """Back to the ledger, for as long as this domain has to rest."""
-        now = self.clock.now()
-        if until := self._rests_until(self._domains[domain], lane, now):
+        if until := self._rests_until(self._domains[domain], lane, self.clock.now()):
             self._give_up(self._trays[lane].draw(domain=domain), until)
 
     def _rests_until(self, domain: Domain, lane: Lane, now: datetime) -> datetime | None:
@@ -411,13 +411,15 @@ class Mailroom:
         unless it keeps out others."""
         if domain.silent_since is not None:
             silent_s = monotonic() - domain.silent_since
-            is_alone = monotonic() - self._answered_at < SILENT_S
-            is_full = self._trays[lane].size >= MOST_IN_HAND - IN_HAND
-            return now + timedelta(seconds=min(silent_s, MOST_ASIDE_S[lane])) if is_alone or is_full else None
+            others_are_answered = monotonic() - self._answered_at < SILENT_S
+            is_full = self._trays[lane].size >= MOST_IN_HAND
+            rest_s = min(silent_s, MOST_ASIDE_S[lane])
+            return now + timedelta(seconds=rest_s) if others_are_answered or is_full else None
         return domain.breaker.opens_until if lane is not Lane.PRIORITY and domain.breaker.is_open(now) else None
 
     def _give_up(self, letters: Sequence[Letter], until: datetime) -> None:
         for letter in letters:
+            self._domains[letter.domain].has_aside = True
             self._mark(letter, State.QUEUED, "", until, was_tried=False)
 
     def _waiting(self, lane: Lane) -> list[str]:
@@ -505,16 +507,17 @@ class Mailroom:
         return letter
 
     def _next(self) -> Letter | None:
-        if self._is_held or len(self._carried) + len(self._marks) + self._writing >= self._most_out:
+        if self._is_held or len(self._carried) + len(self._marks) + self._writing >= UNRECORDED:
             return None
         for lane, tray in self._trays.items():
             if not tray.size:
                 if self._more[lane]:
                     return None  # more urgent letters are on their way from the ledger
                 continue
+            # The bound is looked at first, here and below: to ask for the time costs more than the answer.
             if self.relay.is_bounded and lane is not Lane.PRIORITY and not self._has_relay_room():
                 continue
-            letter = tray.next(self._may_probe[lane], self._domains)
+            letter = tray.next(self._domains, self._may_probe[lane])
             if letter is not None:
                 domain = self._domains[letter.domain]
                 domain.in_flight += 1
@@ -534,26 +537,31 @@ class Mailroom:
 
     def _settle(self, letter: Letter, outcome: Outcome) -> None:
         _, lane, began = self._carried.pop(letter.key)
-        self._answered_at = answered_at = monotonic()
         domain = self._domains[letter.domain]
         domain.in_flight -= 1
-        domain.answered_at, domain.silent_since = answered_at, None
         self._probes.discard(letter.key)
         self._late.discard(letter.key)
-        if outcome.receipt is not None:
-            self._usual_s += (answered_at - began - self._usual_s) / _RECENT
-            self._went_well(domain)
-            self._mark(letter, State.DELIVERED, outcome.receipt.evidence)
-        elif outcome.failure is not None:
-            self._went_wrong(letter, lane, domain, outcome, self.clock.now())
-        else:
+        if not outcome.was_tried:
             self._trays[lane].put_back(letter)
             self._announce()
+            return
+        self._answered_at = domain.answered_at = answered_at = monotonic()
+        domain.silent_since = None
+        if outcome.receipt is not None:
+            self._usual_s += (answered_at - began - self._usual_s) / _RECENT
+            self._went_well(letter.domain, domain)
+            self._mark(letter, State.DELIVERED, outcome.receipt.evidence)
+        else:
+            self._went_wrong(letter, lane, domain, outcome, self.clock.now())
 
-    def _went_well(self, domain: Domain) -> None:
+    def _went_well(self, name: str, domain: Domain) -> None:
         if not domain.is_proven:
             domain.is_proven = True
             self._announce()  # the letters behind the probe
+        if domain.has_aside:
+            domain.has_aside = False
+            self._recalled.add(name)
+            self._may_have_more(self._mailings)  # and nothing less urgent goes before them
         if domain.breaker.failures:
             domain.breaker.succeeded()
         if domain.most < self._most_of_one_domain:
@@ -622,20 +630,21 @@ class Mailroom:
         """One transaction: what became of the letters, and the next ones in hand."""
         self._due.clear()
         self._at_once.clear()
-        tried, given_up, wanted = self._marks, self._given_up, self._wanted()
-        if not tried and not given_up and not wanted:
+        tried, given_up, recalled, wanted = self._marks, self._given_up, self._recalled, self._wanted()
+        if not (tried or given_up or recalled or wanted):
             return
-        self._marks, self._given_up = [], []
+        self._marks, self._given_up, self._recalled = [], [], set()
         batch, self._writing = tried + given_up, len(tried)
         try:
             if self._may_hold:
                 await self._give_back(batch)
             # Before the desks of an alert, which have only begun: the lines have nothing to carry without this.
-            claimed = await self.database.writes_next(self._write_and_claim, batch, wanted)
+            claimed = await self.database.writes_next(self._write_and_claim, batch, recalled, wanted)
         except StoreError as error:
             # Nothing more leaves until this is written: the lines wait on what is unrecorded.
             log.error("mailroom.record_failed", channel=self.channel.name, why=type(error).__name__, letters=len(batch))
             self._marks, self._given_up = tried + self._marks, given_up + self._given_up
+            self._recalled |= recalled
             self._may_hold = True
             self._due.set()
             await asyncio.sleep(0.5)
@@ -670,7 +679,9 @@ class Mailroom:
         """Whose letters to claim, and how many: those of the first mailing of each lane that may have more."""
         wanted = []
         for lane, mailings in self._more.items():
-            can_go, room = self._can_go(lane), MOST_IN_HAND - self._trays[lane].size
+            # Those who come back go among the others at once: at the end they would all be of one domain.
+            can_go = 0 if self._recalled else self._can_go(lane)
+            room = MOST_IN_HAND - self._trays[lane].size
             if mailings and can_go <= IN_HAND // 2 and room > 0:
                 wanted.append((mailings[0], min(IN_HAND - can_go, room)))
         return wanted
@@ -683,10 +694,16 @@ class Mailroom:
         return tray.size - sum(len(tray.by_domain[name]) for name in self._waiting(lane))
 
     def _write_and_claim(
-        self, connection: Connection, batch: Sequence[Mark], wanted: Sequence[tuple[Delivery, int]]
+        self,
+        connection: Connection,
+        batch: Sequence[Mark],
+        recalled: Collection[str],
+        wanted: Sequence[tuple[Delivery, int]],
     ) -> list[list[Claimed]]:
         now = self.clock.now()
         recipients.mark(connection, batch, worker=self.worker.id, now=now)
+        if recalled:
+            recipients.recall(connection, self._mailings, recalled, now)
         claimed = []
         for mailing, most in wanted:
             letters = recipients.claim(connection, mailing.id, worker=self.worker.id, now=now, limit=most)

@@ -62,10 +62,16 @@ class Shaky(Database):
         the answer was lost."""
         self.failed = 0
 
-    async def _writes(self, work: Any, *, is_urgent: bool) -> Any:
-        how = self.fails.get(work.args[0].__name__) or [""]
+    async def writes(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return await self._shaken(super().writes, work, *args, **kwargs)
+
+    async def writes_next(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return await self._shaken(super().writes_next, work, *args, **kwargs)
+
+    async def _shaken(self, writes: Callable[..., Any], work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        how = self.fails.get(work.__name__) or [""]
         this = how.pop(0)
-        result = await super()._writes(work, is_urgent=is_urgent) if this != "before" else None
+        result = await writes(work, *args, **kwargs) if this != "before" else None
         if this:
             self.failed += 1
             raise OperationalError("reader-1@mail-1.example", {}, Exception("the server went away"))

@@ -52,12 +52,12 @@ class Store:
         self._busy.set()
         first.exception(10)
 
-    def adds(self, n: int, *, is_urgent: bool = False) -> Future[int]:
+    def adds(self, n: int) -> Future[int]:
         def add(connection: Connection) -> int:
             connection.execute(text("INSERT INTO t VALUES (:n)"), {"n": n})
             return n
 
-        return self.together.submit(add, is_urgent=is_urgent)
+        return self.together.submit(add, is_urgent=False)
 
     def rows(self) -> list[int]:
         with self.database.read() as connection:
@@ -101,9 +101,9 @@ def test_what_a_failing_work_had_written_is_gone_and_the_rest_stands(store: Stor
         raise RuntimeError("a mistake of ours")
 
     with store.busy():
-        before, failing, after = (
-            store.adds(1), store.together.submit(half, is_urgent=False), store.adds(2)
-        )  # fmt: skip
+        before = store.adds(1)
+        failing = store.together.submit(half, is_urgent=False)
+        after = store.adds(2)
     with pytest.raises(RuntimeError):
         failing.result(10)
     assert (before.result(10), after.result(10)) == (1, 2)

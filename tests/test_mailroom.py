@@ -9,13 +9,17 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from broadcaster.channel import Letter, Outcome, OutcomeUnknown, Receipt, TemporaryFailure
 from broadcaster.clock import FrozenClock, hours, seconds
-from broadcaster.mailroom import SILENT_S, Mailroom, Relay
+from broadcaster.delivery import Lane, State
+from broadcaster.mailroom import SILENT_S, Domain, Mailroom, Relay, Worker
 from broadcaster.message import Change
 from broadcaster.rehearsal.faults import Fault, Kind
 from broadcaster.settings import Settings
+from broadcaster.store.tables import microseconds
+from broadcaster.store.tables import recipients as recipient_rows
 from tests.house import STAFF, House, Shaky, a_house, a_rehearsal, alert, notice
 from tests.makers import NOW, an_alert
 
@@ -58,6 +62,55 @@ async def test_a_relay_that_stalls_is_no_silent_domain(house: House, put_aside: 
         await house.until_settled(kept.message.identifier)
     assert house.counts(kept.message.identifier).delivered == 600
     assert not put_aside
+
+
+async def test_a_letter_that_was_given_back_untried_is_no_answer_of_its_domain(house: House) -> None:
+    """A session gives back the letter behind the one that hangs."""
+    room = Mailroom(
+        channel=house.carrier,
+        database=house.database,
+        clock=house.clock,
+        signals=house.signals,
+        worker=Worker(id=1, role="sender", pid=1),
+        lanes=list(Lane),
+        relay=Relay(0, 0),
+    )
+    domain = room._domains["mail-1.example"] = Domain(is_proven=True, most=2)
+    for n in range(2):
+        room._trays[Lane.ROUTINE].put(a_letter(n))
+    hanging, behind = room._take(), room._take()
+    assert hanging is not None
+    assert behind is not None
+    domain.silent_since = 1.0
+    room._settle(behind, Outcome())
+    assert domain.silent_since == 1.0
+    room._settle(hanging, Outcome(receipt=Receipt("250")))
+    assert domain.silent_since is None
+
+
+def a_letter(subscriber: int) -> Letter:
+    address = f"reader-{subscriber}@mail-1.example"
+    return Letter(subscriber, "ja.text", address, "mail-1.example", subscriber, 0, 1, is_drill=False, category="notice")
+
+
+async def test_letters_put_aside_come_back_when_their_domain_answers(house: House, put_aside: list[Letter]) -> None:
+    """Not at the end of the time for which they were put aside: that was a guess."""
+    house.readers(600)
+    house.carrier.gate = asyncio.Event()
+    house.carrier.is_gated = lambda letter: letter.domain == "mail-3.example" and len(house.carrier.landed) >= 100
+    first = house.issues(notice(house))
+    async with house.sender():
+        await house.until(lambda: house.counts(first.message.identifier).delivered >= 480)
+        await asyncio.sleep(SILENT_S * 1.5)
+        second = house.issues(notice(house, identifier="13109-second"))
+        await house.until(lambda: house.counts(second.message.identifier).delivered == 480)
+        await house.until(lambda: put_aside)
+        with house.database.write() as connection:  # as if the guess had been very wrong
+            waiting = recipient_rows.c.state == int(State.QUEUED)
+            connection.execute(update(recipient_rows).where(waiting).values(due_at=microseconds(NOW + hours(99_999))))
+        house.carrier.gate.set()
+        await house.until_settled(first.message.identifier, second.message.identifier)
+    assert house.counts(second.message.identifier).delivered == 600
 
 
 async def test_a_slow_letter_keeps_nobody_waiting_whose_domain_has_answered_since(

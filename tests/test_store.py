@@ -488,6 +488,7 @@ HOT: dict[str, Callable[[Connection], object]] = {
     "claim letters": lambda c: recipients.claim(c, OPEN, worker=WORKER, now=NOW, limit=400),
     "mark letters": lambda c: recipients.mark(c, MARKS, worker=WORKER, now=NOW),
     "mark letters of another": lambda c: recipients.mark(c, MARKS, worker=WORKER + 1, now=NOW),
+    "recall letters": lambda c: recipients.recall(c, [a_delivery(c, OPEN)], ["mail-1.example"], NOW),
     "fan out to an audience": lambda c: recipients.fan_out(c, a_mailing_to(c, AUDIENCE), NOW),
     "fan out to those who have it": lambda c: recipients.fan_out(c, a_mailing_to(c, CANCEL), NOW),
     "finish mailings": lambda c: deliveries.finish_mailings(c, [OPEN, 5], NOW),

@@ -11,12 +11,11 @@ locked", whatever the timeout. Reads have connections of their own that never ta
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,11 +76,11 @@ class Database:
 
     async def writes(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work(connection, …)` in a thread: all of it is written or nothing."""
-        return await self._writes(functools.partial(_on, work, args, kwargs), is_urgent=False)
+        return await self._writes(lambda connection: work(connection, *args, **kwargs), is_urgent=False)
 
     async def writes_next(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The same, before whatever else waits to be written in this process."""
-        return await self._writes(functools.partial(_on, work, args, kwargs), is_urgent=True)
+        return await self._writes(lambda connection: work(connection, *args, **kwargs), is_urgent=True)
 
     async def _writes(self, work: Callable[[Connection], T], *, is_urgent: bool) -> T:
         if self._together is not None:
@@ -131,10 +130,6 @@ class Database:
                 return False
             at = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
         return at == [REVISION]
-
-
-def _on(work: Callable[..., T], args: tuple[Any, ...], kwargs: Mapping[str, Any], connection: Connection) -> T:
-    return work(connection, *args, **kwargs)
 
 
 def _checked(url: str) -> str:

@@ -216,7 +216,9 @@ def of_issue(connection: Connection, issue_id: int) -> Sequence[Delivery]:
 
 
 def _taking() -> Update:
-    """What may be tried now, the oldest first, taken in hand. A part waits for the part before it."""
+    """What may be tried now, the oldest first, taken in hand. A part waits for the part before it.
+
+    A common table: PostgreSQL may run a subquery again for each row, and take more than was asked for."""
     d, before = deliveries.c, deliveries.alias("before")
     due = (
         select(d.id)
@@ -235,9 +237,7 @@ def _taking() -> Update:
         .order_by(d.due_at, d.id)
         .limit(bindparam("most", type_=Integer))
         .with_for_update(skip_locked=True)
-        .cte(
-            "due"
-        )  # a common table: PostgreSQL may run a subquery again for each row, and take more than was asked for
+        .cte("due")
     )
     return (
         update(deliveries)
@@ -504,7 +504,7 @@ _COUNT = Prepared(
         .returning(deliveries.c.fanned_to, deliveries.c.total, *(deliveries.c[name] for name in _COUNTED))
     )
 )
-"""These two run for every batch of letters: made once, because making a statement costs more than running it."""
+"""This one runs for every batch of letters, the one above at most once a claim: neither is made anew."""
 
 
 def count(connection: Connection, id: int, now: datetime, **more: int) -> None:

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ARRAY,
+    JSON,
     BigInteger,
     Connection,
     Integer,
     Select,
     SmallInteger,
     Text,
-    TextClause,
     Update,
     any_,
     bindparam,
@@ -31,7 +31,6 @@ from sqlalchemy import (
     literal,
     literal_column,
     select,
-    text,
     update,
 )
 
@@ -232,23 +231,34 @@ def claim(connection: Connection, delivery_id: int, *, worker: int, now: datetim
     return claimed
 
 
-def _marking(dialect: str) -> TextClause:
+def _marking(dialect: str) -> Update:
     """One statement for many letters: a driver's `executemany` would hand the interpreter to a busy event loop at each.
 
     Materialized, so that the planner begins with the few and finds each by its key."""
-    each_of = "json_each(:replies)" if dialect == "sqlite" else "json_each_text(CAST(:replies AS json))"
-    return text(
-        f"""
-        UPDATE recipients AS r SET state = :state, worker_id = NULL, attempts = r.attempts + :tries, due_at = :due_at,
-            settled_at = :settled_at, reply = m.reply, is_in_doubt = :is_in_doubt
-        FROM (
-            WITH said AS MATERIALIZED (
-                SELECT :delivery AS delivery_id, CAST(key AS BIGINT) AS subscriber_id, value AS reply FROM {each_of}
-            )
-            SELECT * FROM said
-        ) AS m
-        WHERE r.delivery_id = m.delivery_id AND r.subscriber_id = m.subscriber_id AND r.worker_id = :worker
-        """  # noqa: S608 - one of two words
+    replies = bindparam("replies", type_=Text)
+    each = func.json_each(replies) if dialect == "sqlite" else func.json_each_text(cast(replies, JSON))
+    answers = each.table_valued("key", "value")
+    said = (
+        select(cast(answers.c.key, BigInteger).label("subscriber_id"), answers.c.value.label("reply"))
+        .cte("said")
+        .prefix_with("MATERIALIZED")
+    )
+    return (
+        update(recipients)
+        .where(
+            _R.delivery_id == bindparam("delivery"),
+            _R.subscriber_id == said.c.subscriber_id,
+            _R.worker_id == bindparam("worker"),
+        )
+        .values(
+            state=bindparam("to_state"),
+            worker_id=None,
+            attempts=_R.attempts + bindparam("tries", type_=Integer),
+            due_at=bindparam("again_at"),
+            settled_at=bindparam("ended_at"),
+            reply=said.c.reply,
+            is_in_doubt=bindparam("doubt"),
+        )
     )
 
 
@@ -292,7 +302,7 @@ _Said = dict[int, str]
 def _by_end(marks: Iterable[Mark]) -> dict[int, dict[_End, _Said]]:
     found: dict[int, dict[_End, _Said]] = {}
     for delivery_id, subscriber_id, state, reply, due_at, counts_as_attempt, is_in_doubt in marks:
-        end = _End(state.value, due_at if state is State.QUEUED else None, counts_as_attempt, is_in_doubt)
+        end = _End(int(state), due_at if state is State.QUEUED else None, counts_as_attempt, is_in_doubt)
         found.setdefault(delivery_id, {}).setdefault(end, {})[subscriber_id] = reply
     return found
 
@@ -305,11 +315,11 @@ def _write_marks(connection: Connection, id: int, end: _End, said: _Said, worker
     """Whether all of these rows were still this worker's."""
     marked = _MARK.run(
         connection,
-        state=end.state,
+        to_state=end.state,
         tries=int(end.counts_as_attempt),
-        is_in_doubt=end.is_in_doubt,
-        due_at=microseconds(end.due_at or now),
-        settled_at=None if end.state == State.QUEUED else microseconds(now),
+        doubt=end.is_in_doubt,
+        again_at=microseconds(end.due_at or now),
+        ended_at=None if end.state == State.QUEUED else microseconds(now),
         delivery=id,
         replies=json.dumps(said),
         worker=worker,
@@ -345,6 +355,28 @@ def counted(connection: Connection, delivery_id: int) -> Counts:
         unknown=by_state.get(State.UNKNOWN, 0),
         stopped=by_state.get(State.STOPPED, 0),
     )
+
+
+def recall(connection: Connection, mailings: Iterable[Delivery], domains: Collection[str], now: datetime) -> None:
+    """Letters that were put aside because their domain did not answer are due, before those that have not been in hand
+    yet: it has answered. Those that were tried keep the time that their last answer set."""
+    for mailing in sorted(mailings, key=lambda mailing: mailing.id):
+        values = {"delivery": mailing.id, "now": microseconds(now), "first": microseconds(mailing.created_at)}
+        for domain in sorted(domains):
+            connection.execute(_RECALL, {**values, "its_domain": domain})
+
+
+_RECALL = (
+    update(recipients)
+    .where(
+        _R.delivery_id == bindparam("delivery"),
+        _R.state == literal_column("0", SmallInteger),
+        _R.due_at > bindparam("now", type_=BigInteger),
+        _R.attempts == 0,
+        exists().where(_S.id == _R.subscriber_id, _S.domain == bindparam("its_domain")),
+    )
+    .values(due_at=bindparam("first", type_=BigInteger))
+)
 
 
 def stop_waiting(connection: Connection, delivery_ids: Collection[int], now: datetime) -> int:
