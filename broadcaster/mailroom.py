@@ -249,6 +249,7 @@ class Mailroom:
         self._marks: list[Mark] = []
         self._given_up: list[Mark] = []  # of letters that have not been out
         self._writing = 0
+        self._page: asyncio.Task[None] | None = None  # the turn under way, or the last
         self._retries: dict[int, int] = {}
         self._ready = asyncio.Event()
         self._news = self._asked_at = 0  # how often something was announced, and when a line last asked in vain
@@ -268,6 +269,10 @@ class Mailroom:
             for line in list(self._lines):
                 line.cancel()
             await asyncio.gather(*self._lines, return_exceptions=True)
+            if (
+                self._page is not None
+            ):  # half turned: what it writes and claims must be known before the rest is given back
+                await asyncio.gather(self._page, return_exceptions=True)
             await self._finish()
 
     # Feed
@@ -624,7 +629,8 @@ class Mailroom:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(BATCH_S):
                     await self._at_once.wait()
-            await self._turn_page()
+            self._page = asyncio.create_task(self._turn_page())
+            await asyncio.shield(self._page)
 
     async def _turn_page(self) -> None:
         """One transaction: what became of the letters, and the next ones in hand."""

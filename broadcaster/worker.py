@@ -61,11 +61,12 @@ class Sender:
         database, clock = self.pipeline.database, self.pipeline.clock
         role = "sender" if len(self.lanes) > 1 else f"sender-{self.lanes[0].name.lower()}"
         worker = Worker(id=0, role=role, pid=os.getpid())
+        wall = WallClock(clock.now(), asyncio.get_running_loop().time())  # before anybody can see this sender
         await worker.beat(database, clock, ALIVE_FOR)
         log.info("sender.started", worker=worker.id, lanes=[lane.name.lower() for lane in self.lanes])
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._lives(worker))
+                group.create_task(self._lives(worker, wall))
                 group.create_task(self._sweeps())
                 for channels in self.pipeline.channels.values():
                     for channel in channels.values():
@@ -95,8 +96,7 @@ class Sender:
         self._mailrooms[channel.mode, channel.name] = mailroom
         return mailroom
 
-    async def _lives(self, worker: Worker) -> None:
-        wall = WallClock(self.pipeline.clock.now(), asyncio.get_running_loop().time())
+    async def _lives(self, worker: Worker, wall: WallClock) -> None:
         beats = 0
         while True:
             await asyncio.sleep(BEAT.total_seconds())

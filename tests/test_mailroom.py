@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -18,6 +21,7 @@ from broadcaster.mailroom import SILENT_S, Domain, Mailroom, Relay, Worker
 from broadcaster.message import Change
 from broadcaster.rehearsal.faults import Fault, Kind
 from broadcaster.settings import Settings
+from broadcaster.store import recipients
 from broadcaster.store.tables import microseconds
 from broadcaster.store.tables import recipients as recipient_rows
 from tests.house import STAFF, House, Shaky, a_house, a_rehearsal, alert, notice
@@ -91,6 +95,27 @@ async def test_a_letter_that_was_given_back_untried_is_no_answer_of_its_domain(h
 def a_letter(subscriber: int) -> Letter:
     address = f"reader-{subscriber}@mail-1.example"
     return Letter(subscriber, "ja.text", address, "mail-1.example", subscriber, 0, 1, is_drill=False, category="notice")
+
+
+async def test_a_sender_that_leaves_while_its_record_is_written_holds_nothing_back(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.readers(1_000)
+    claiming, claim = threading.Event(), recipients.claim
+
+    def slow_claim(*args: Any, **kwargs: Any) -> list[recipients.Claimed]:
+        claiming.set()
+        time.sleep(0.3)
+        return claim(*args, **kwargs)
+
+    monkeypatch.setattr(recipients, "claim", slow_claim)
+    kept = house.issues(notice(house))
+    async with house.sender():
+        await house.until(claiming.is_set)
+    counts = house.counts(kept.message.identifier)
+    assert counts.in_flight == 0, "nobody would be told of these before the sweeper comes, and then as in doubt"
+    assert counts.queued + counts.delivered == 1_000
+    assert counts.delivered == len(house.carrier.landed)
 
 
 async def test_letters_put_aside_come_back_when_their_domain_answers(house: House, put_aside: list[Letter]) -> None:
