@@ -269,9 +269,8 @@ class Mailroom:
             for line in list(self._lines):
                 line.cancel()
             await asyncio.gather(*self._lines, return_exceptions=True)
-            if (
-                self._page is not None
-            ):  # half turned: what it writes and claims must be known before the rest is given back
+            if self._page is not None:
+                # Half turned: what it writes and claims must be known before the rest is given back.
                 await asyncio.gather(self._page, return_exceptions=True)
             await self._finish()
 

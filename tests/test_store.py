@@ -255,6 +255,18 @@ def test_a_worker_that_was_given_up_cannot_overwrite_its_successor(database: Dat
         assert deliveries.get(connection, id).counts.delivered == 2
 
 
+def test_a_batch_of_one_s_own_letters_costs_two_statements(database: Database, settings: Settings) -> None:
+    """To count the rows themselves, at every batch, would cost more with every reader."""
+    readers(database, 4)
+    id = a_mailing(database, settings)
+    with database.write() as connection:
+        recipients.fan_out(connection, deliveries.get(connection, id), NOW)
+        held = recipients.claim(connection, id, worker=1, now=NOW, limit=2)
+    marks = [recipients.Mark(id, one.subscriber_id, State.DELIVERED, "250", NOW) for one in held]
+    sent = statements_of(database, lambda connection: recipients.mark(connection, marks, worker=1, now=NOW))
+    assert [statement.split()[:2] for statement, _ in sent] == [["UPDATE", "recipients"], ["UPDATE", "deliveries"]]
+
+
 def test_a_cancel_during_the_first_claim_does_not_wait_for_ever(
     database: Database, settings: Settings, tmp_path: Path
 ) -> None:

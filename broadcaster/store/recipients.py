@@ -234,20 +234,22 @@ def claim(connection: Connection, delivery_id: int, *, worker: int, now: datetim
 def _marking(dialect: str) -> Update:
     """One statement for many letters: a driver's `executemany` would hand the interpreter to a busy event loop at each.
 
-    Materialized, so that the planner begins with the few and finds each by its key."""
+    Materialized, so that the planner begins with the few and finds each by its key; nested, because Python's `sqlite3`
+    says how many rows were changed only where a statement begins with UPDATE."""
     replies = bindparam("replies", type_=Text)
     each = func.json_each(replies) if dialect == "sqlite" else func.json_each_text(cast(replies, JSON))
     answers = each.table_valued("key", "value")
     said = (
         select(cast(answers.c.key, BigInteger).label("subscriber_id"), answers.c.value.label("reply"))
-        .cte("said")
+        .cte("said", nesting=True)
         .prefix_with("MATERIALIZED")
     )
+    mark = select(said).subquery("mark")
     return (
         update(recipients)
         .where(
             _R.delivery_id == bindparam("delivery"),
-            _R.subscriber_id == said.c.subscriber_id,
+            _R.subscriber_id == mark.c.subscriber_id,
             _R.worker_id == bindparam("worker"),
         )
         .values(
@@ -256,7 +258,7 @@ def _marking(dialect: str) -> Update:
             attempts=_R.attempts + bindparam("tries", type_=Integer),
             due_at=bindparam("again_at"),
             settled_at=bindparam("ended_at"),
-            reply=said.c.reply,
+            reply=mark.c.reply,
             is_in_doubt=bindparam("doubt"),
         )
     )
