@@ -30,6 +30,7 @@ from broadcaster.message import Change, Message, Mode
 from broadcaster.pipeline import Pipeline, Preview
 from broadcaster.problems import Problem, Refused, refuse
 from broadcaster.progress import progress_bar
+from broadcaster.roles import Role
 from broadcaster.settings import Settings
 from broadcaster.store import messages, tokens
 from broadcaster.store.audit import Actor
@@ -622,7 +623,7 @@ def release() -> None:
 
 @token_cli.command("create")
 def token_create(
-    role: Annotated[tokens.Role, typer.Option(help="役")],
+    role: Annotated[Role, typer.Option(help="役")],
     name: Annotated[str, typer.Option(help="だれの、何のための鍵か")],
     drill: Annotated[bool, typer.Option("--drill", help="訓練だけに使える鍵")] = False,
 ) -> None:

@@ -29,6 +29,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -44,6 +46,7 @@ TOKEN_LENGTH = 32
 _KEY_BYTES = 32
 _CLAIM_BYTES = 7
 _MAC_BYTES = 16
+_NONCE_BYTES = 12
 _FIRST_LETTER = "A"
 _LINE = re.compile(r"(?P<letter>[A-Za-z]) (?P<key>[0-9a-f]{64})")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{31}[A-Za-z]", re.ASCII)
@@ -98,11 +101,34 @@ class KeyRing:
             return None
         return subscriber, topic
 
+    # Sealed: secrets that must be read again, such as the seed of a one-time code
+
+    def seal(self, purpose: str, secret: bytes) -> str:
+        """AES-256-GCM under a key of this purpose; only the same ring and purpose open it."""
+        nonce = os.urandom(_NONCE_BYTES)
+        sealed = AESGCM(self._derived(self.newest, purpose)).encrypt(nonce, secret, purpose.encode())
+        return self.newest + base64.urlsafe_b64encode(nonce + sealed).decode()
+
+    def unseal(self, purpose: str, sealed: str) -> bytes | None:
+        """What was sealed; None for anything else."""
+        letter = sealed[:1]
+        if letter not in self.keys:
+            return None
+        try:
+            raw = base64.urlsafe_b64decode(sealed[1:])
+            return AESGCM(self._derived(letter, purpose)).decrypt(
+                raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], purpose.encode()
+            )
+        except (binascii.Error, ValueError, InvalidTag):
+            return None
+
+    def _derived(self, letter: str, purpose: str) -> bytes:
+        return HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=purpose.encode()).derive(self.keys[letter])
+
     def _mac(self, letter: str, purpose: str, claim: bytes, epoch: int) -> bytes:
         known = self._macs.get((letter, purpose))
         if known is None:
-            derived = HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=purpose.encode())
-            known = self._macs[letter, purpose] = HMAC(derived.derive(self.keys[letter]), SHA256())
+            known = self._macs[letter, purpose] = HMAC(self._derived(letter, purpose), SHA256())
         mac = known.copy()  # the key is put into form once, and not for every mail
         mac.update(claim + epoch.to_bytes(8, "big") + purpose.encode())
         return mac.finalize()[:_MAC_BYTES]

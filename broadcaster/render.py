@@ -18,6 +18,8 @@ from broadcaster.message import lang_attribute
 from broadcaster.text import blocks, runs
 from broadcaster.words import Words
 
+_KINDS = ("html", "txt", "xml", "ssml", "svg")
+
 
 class Renderer:
     """`render("email/alert.txt", language="en", **context)`; the context may hold anything the template names."""
@@ -40,7 +42,7 @@ class Renderer:
 
     def load_all(self) -> None:
         """Compile every template now: the first alert after a start does not wait for it (some 150 ms)."""
-        for name in self._environment.list_templates():
+        for name in self._environment.list_templates(extensions=_KINDS):
             self._environment.get_template(name)
 
 
@@ -56,7 +58,14 @@ def renderer(folders: Path | Sequence[Path], words: Words) -> Renderer:
         keep_trailing_newline=False,
     )
     environment.filters.update(
-        when=when, day=day, clock=clock_time, stamp=stamp, lang=lang_attribute, full_width=full_width
+        when=when,
+        day=day,
+        at_desk=at_desk,
+        time_at_desk=time_at_desk,
+        clock=clock_time,
+        stamp=stamp,
+        lang=lang_attribute,
+        full_width=full_width,
     )
     environment.filters.update(blocks=blocks, runs=runs)
     environment.globals.update(phrase=words.phrase, word=words.page)
@@ -91,6 +100,16 @@ def clock_time(instant: datetime, language: str = "ja") -> str:
 def when(instant: datetime, language: str = "ja") -> str:
     between = "" if language in ("ja", "easy-ja") else " "
     return f"{day(instant, language)}{between}{clock_time(instant, language)}"
+
+
+def at_desk(instant: datetime, language: str = "ja") -> str:
+    """12月4日（金）12:00: staff read 24 hours."""
+    at = local(instant)
+    return f"{day(instant, language)}{'' if language == 'ja' else ' '}{at.hour}:{at:%M}"
+
+
+def time_at_desk(instant: datetime) -> str:
+    return f"{local(instant):%H:%M:%S}"
 
 
 _FULL = str.maketrans("0123456789", "０１２３４５６７８９")

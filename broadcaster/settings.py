@@ -243,7 +243,10 @@ def _words(config: Path) -> Words:
     phrases: dict[str, dict[str, str]] = {}
     for row in _csv(config / "phrases.csv"):
         phrases[row["id"]] = {language: row[column] for language in LANGUAGES if row.get(column := _column(language))}
-    return Words(phrases=phrases, pages=_yaml(config / "words.yaml"))
+    pages = _yaml(config / "words.yaml")
+    for path in sorted((config / "words").glob("*.yaml")):
+        pages[path.stem] = _yaml(path)
+    return Words(phrases=phrases, pages=pages)
 
 
 def _column(language: str) -> str:

@@ -89,6 +89,10 @@ class Signals(Protocol):
         """A bell in this process. Needs `start` to hear other processes."""
         ...
 
+    def unsubscribe(self, wake: Wake) -> None:
+        """Nobody waits for this bell any more."""
+        ...
+
     async def start(self) -> None: ...
 
     async def close(self) -> None: ...
@@ -108,6 +112,10 @@ class LocalSignals:
         wake = Wake()
         self._wakes.append(wake)
         return wake
+
+    def unsubscribe(self, wake: Wake) -> None:
+        with contextlib.suppress(ValueError):
+            self._wakes.remove(wake)
 
     async def start(self) -> None:
         return None

@@ -69,7 +69,8 @@ async def _announce(configured: Settings, url: str, out: Console) -> None:
     from broadcaster.rehearsal import seed
 
     out.print(
-        f"練習の町：{url}/rehearsal （サインイン：API の鍵は {seed.token_file(configured.home)} にあります）",
+        f"広報デスク：{url}/desk （練習の人でサインイン）　練習の町：{url}/rehearsal　"
+        f"（API の鍵は {seed.token_file(configured.home)}）",
         soft_wrap=True,
     )
 

@@ -1,7 +1,7 @@
 """The words of the service: reviewed phrases in seven languages and the words of its pages in two.
 
-They live in config/phrases.csv and config/words.yaml. A page or a mail never writes such a word itself, so the same
-thing has the same name everywhere, and a translator has one place to look.
+They live in config/phrases.csv, config/words.yaml and config/words/, a file for each part of the desk. A page or a mail
+never writes such a word itself, so the same thing has the same name everywhere, and a translator has one place to look.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class Words:
         return fill(readable(texts.get(language) or texts["ja"]), slots)
 
     def page(self, key: str, language: str = "ja", /, **slots: str) -> str:
-        """A word of the pages by its place in words.yaml, `buttons.cancel`. English for all but Japanese."""
+        """A word of the pages by its place: `buttons.cancel` in words.yaml, `home.title` in words/home.yaml. English for all
+        but Japanese."""
         node: Any = self.pages
         for step in key.split("."):
             node = node[step]

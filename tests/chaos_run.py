@@ -22,6 +22,7 @@ from broadcaster.delivery import UNSETTLED, State
 from broadcaster.message import Change, Message, Mode
 from broadcaster.rehearsal import town as standins
 from broadcaster.rehearsal.faults import Fault, Kind
+from broadcaster.roles import Role
 from broadcaster.store import plans, tables, tokens
 from tests.makers import a_sample, an_alert
 from tests.town import STAFF, Town
@@ -235,7 +236,7 @@ class Run:
     def a_token(self) -> str:
         app = self.town.app
         with app.database.write() as connection:
-            return tokens.create(connection, name="chaos", role=tokens.Role.ADMIN, mode=Mode.LIVE, now=app.clock.now())
+            return tokens.create(connection, name="chaos", role=Role.ADMIN, mode=Mode.LIVE, now=app.clock.now())
 
     async def web_is_ready(self) -> None:
         await self.until(lambda: self._get("/readyz"), lambda: f"the web process is not ready: {self._said('web')}")

@@ -18,8 +18,8 @@ from schemathesis.specs.openapi.checks import (
 from broadcaster import app as assembly
 from broadcaster import settings as configuration
 from broadcaster.message import Mode
+from broadcaster.roles import Role
 from broadcaster.store import tokens
-from broadcaster.store.tokens import Role
 from broadcaster.web import create
 
 AUTHORIZATION: dict[str, str] = {}

@@ -49,6 +49,9 @@ LIBRARIES = {
     "prometheus_client": ["broadcaster/web/metrics.py"],
     "budoux": ["channels/signage.py"],
     "tldextract": ["broadcaster/weighted.py"],
+    "pwdlib": ["broadcaster/credentials.py"],
+    "pyotp": ["broadcaster/credentials.py"],
+    "segno": ["broadcaster/credentials.py"],
     "yaml": ["broadcaster/settings.py", "broadcaster/yamlfile.py", "broadcaster/speech.py"],
 }
 

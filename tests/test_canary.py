@@ -9,6 +9,7 @@ import pytest
 from broadcaster.message import Mode
 from broadcaster.rehearsal import town
 from broadcaster.rehearsal.faults import Fault, Kind
+from broadcaster.roles import Role
 from broadcaster.store import subscribers, tokens
 from tests.test_crash import a_bulk
 from tests.town import a_town
@@ -24,9 +25,7 @@ async def test_no_address_and_no_secret_reaches_a_log_or_a_public_byte(tmp_path:
         with here.app.database.write() as connection:
             people = [{**reader, "email": f"canary-{n}@bird.example", "domain": "bird.example"} for n in range(50)]
             subscribers.put(connection, people)
-            token = tokens.create(
-                connection, name="bird", role=tokens.Role.ADMIN, mode=Mode.LIVE, now=here.app.clock.now()
-            )
+            token = tokens.create(connection, name="bird", role=Role.ADMIN, mode=Mode.LIVE, now=here.app.clock.now())
         here.start("rehearsal")
         here.start("sender", "work", "--lane", "all")
         faults = town.faults_of(here.home)

@@ -27,9 +27,9 @@ from sqlalchemy import event
 from broadcaster import logs
 from broadcaster.mailroom import UNRECORDED
 from broadcaster.message import Message
+from broadcaster.roles import Role
 from broadcaster.store import tokens
 from broadcaster.store.database import StoreError
-from broadcaster.store.tokens import Role
 from broadcaster.web import create
 from tests import servers
 from tests.house import STAFF, House, Rehearsal, a_rehearsal

@@ -29,6 +29,7 @@ from broadcaster.clock import SystemClock
 from broadcaster.delivery import Lane, State, Tried
 from broadcaster.message import Change, Mode, to_document
 from broadcaster.problems import Refused
+from broadcaster.roles import Role
 from broadcaster.settings import Settings
 from broadcaster.store import (
     audit,
@@ -673,12 +674,12 @@ def test_the_record_is_chained_and_a_fault_is_named(database: Database) -> None:
 
 def test_a_token_is_shown_once_and_kept_as_a_hash(database: Database) -> None:
     with database.write() as connection:
-        shown = tokens.create(connection, name="desk", role=tokens.Role.DUTY, mode=Mode.DRILL, now=NOW)
+        shown = tokens.create(connection, name="desk", role=Role.DUTY, mode=Mode.DRILL, now=NOW)
     assert shown.startswith("bcast_drill_")
     with database.write() as connection:
         token = tokens.check(connection, shown, NOW)
         assert token is not None
-        assert (token.role, token.mode) == (tokens.Role.DUTY, Mode.DRILL)
+        assert (token.role, token.mode) == (Role.DUTY, Mode.DRILL)
         for wrong in (shown[:-1], shown + "x", shown.replace("drill", "live"), "", "bcast_drill_x_y", shown.swapcase()):
             assert tokens.check(connection, wrong, NOW) is None
         assert tokens.check(connection, shown, NOW + timedelta(days=366)) is None

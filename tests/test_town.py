@@ -17,6 +17,7 @@ import pytest
 from broadcaster import manuscript
 from broadcaster.message import Change, Mode
 from broadcaster.rehearsal import smtp, town
+from broadcaster.roles import Role
 from broadcaster.store import tokens
 from tests.makers import MEDIA, a_sample, sample_notices
 from tests.test_crash import an_urgent
@@ -56,7 +57,7 @@ def answers(port: int) -> bool:
 def alerted_by_api(here: Town, port: int, preset: str) -> str:
     """`POST /api/v1/alerts` as a duty officer's program would."""
     with here.app.database.write() as connection:
-        token = tokens.create(connection, name="duty", role=tokens.Role.DUTY, mode=Mode.LIVE, now=here.app.clock.now())
+        token = tokens.create(connection, name="duty", role=Role.DUTY, mode=Mode.LIVE, now=here.app.clock.now())
     asked = urllib.request.Request(
         f"http://127.0.0.1:{port}/api/v1/alerts",
         data=json.dumps({"preset": preset}).encode(),

@@ -20,8 +20,8 @@ from broadcaster import settings as configuration
 from broadcaster.app import App
 from broadcaster.clock import FrozenClock, SystemClock
 from broadcaster.message import Change, Message, Mode
+from broadcaster.roles import Role
 from broadcaster.store import subscribers, tokens
-from broadcaster.store.tokens import Role
 from broadcaster.web import create
 from tests.house import STAFF
 from tests.makers import NOW, a_notice, a_sample, an_alert

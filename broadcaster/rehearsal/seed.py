@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -11,10 +12,24 @@ from broadcaster import lists
 from broadcaster.app import App
 from broadcaster.message import Mode
 from broadcaster.progress import progress_bar
-from broadcaster.store import meta, subscribers, tokens
+from broadcaster.roles import Role
+from broadcaster.store import meta, people, subscribers, tokens
 from broadcaster.store.audit import Actor
+from broadcaster.store.database import Connection
 
 DRILL_READERS = 12
+
+STAFF = (
+    ("writer", "書く人", "所管課", Role.WRITER),
+    ("writer2", "書く人その二", "所管課", Role.WRITER),
+    ("approver", "承認する人", "広報広聴課", Role.APPROVER),
+    ("approver2", "承認する人その二", "広報広聴課", Role.APPROVER),
+    ("duty", "当直", "防災課", Role.DUTY),
+    ("admin", "管理する人", "広報広聴課", Role.ADMIN),
+    ("admin2", "管理する人その二", "情報推進課", Role.ADMIN),
+    ("viewer", "見る人", "地域センター", Role.VIEWER),
+)
+"""Sample people of the desk, named by what they do. They have no password: a rehearsal lets them in by a button."""
 _SETTLED = "town_settled"
 
 
@@ -34,14 +49,28 @@ def settle_in(app: App, out: Console) -> None:
         )
     with app.database.write() as connection:
         subscribers.put(connection, _drill_readers(app), is_drill=True)
-        shown = tokens.create(connection, name="rehearsal", role=tokens.Role.ADMIN, mode=Mode.LIVE, now=app.clock.now())
-        drill = tokens.create(
-            connection, name="rehearsal drill", role=tokens.Role.ADMIN, mode=Mode.DRILL, now=app.clock.now()
-        )
+        shown = tokens.create(connection, name="rehearsal", role=Role.ADMIN, mode=Mode.LIVE, now=app.clock.now())
+        drill = tokens.create(connection, name="rehearsal drill", role=Role.ADMIN, mode=Mode.DRILL, now=app.clock.now())
+        add_sample_staff(connection, app.clock.now())
         meta.put(connection, _SETTLED, app.clock.now().isoformat())
     _write_token(token_file(app.settings.home), shown)
     _write_token(token_file(app.settings.home).with_suffix(".drill"), drill)
     out.print(f"練習の町に {written:,}人が入りました。")
+
+
+def add_sample_staff(connection: Connection, now: datetime) -> None:
+    for name, display, section, role in STAFF:
+        people.add(
+            connection,
+            name=name,
+            display=display,
+            section=section,
+            role=role,
+            email=f"{name}@city.shinagawa.example.jp",
+            at=now,
+            state=people.ACTIVE,
+            is_sample=True,
+        )
 
 
 def _drill_readers(app: App) -> list[dict[str, object]]:

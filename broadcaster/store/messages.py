@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.engine import Row
 
 from broadcaster.lifecycle import Move, State, after
@@ -102,6 +102,29 @@ def newest(connection: Connection, limit: int = 50) -> Sequence[Kept]:
     return [_kept(row) for row in rows]
 
 
+def submitted(connection: Connection, limit: int = 200) -> Sequence[Kept]:
+    """What waits for approval, what goes out soonest first."""
+    waiting = select(messages).where(messages.c.state == State.SUBMITTED).order_by(messages.c.effective_at).limit(limit)
+    return [_kept(row) for row in connection.execute(waiting)]
+
+
+def number_submitted(connection: Connection) -> int:
+    waiting = select(func.count()).select_from(messages).where(messages.c.state == State.SUBMITTED)
+    return connection.execute(waiting).scalar_one()
+
+
+def scheduled(connection: Connection, since: datetime, until: datetime, limit: int = 500) -> Sequence[Kept]:
+    """What goes out at its hour, or waits for approval until then, in order."""
+    c = messages.c
+    rows = connection.execute(
+        select(messages)
+        .where(c.state.in_([State.SCHEDULED, State.SUBMITTED]), c.effective_at >= since, c.effective_at < until)
+        .order_by(c.effective_at)
+        .limit(limit)
+    )
+    return [_kept(row) for row in rows]
+
+
 def of_category(connection: Connection, category: str, since: datetime, until: datetime) -> Sequence[Kept]:
     """What goes out, or went out, in this category between two instants."""
     c = messages.c
@@ -128,6 +151,23 @@ def move(connection: Connection, kept: Kept, how: Move, **columns: object) -> Ke
     if row is None:
         raise ChangedMeanwhile(kept.message.identifier)
     return _kept(row)
+
+
+def rewrite(connection: Connection, kept: Kept, message: Message, how: Move) -> Kept:
+    """The same message with other words. Raises MoveNotAllowed or ChangedMeanwhile. An approval does not outlive it."""
+    assert message.identifier == kept.message.identifier
+    return move(
+        connection,
+        kept,
+        how,
+        document=json.dumps(to_document(message), ensure_ascii=False),
+        content_hash=content_hash(message),
+        category=message.category,
+        effective_at=message.effective_at,
+        expires_at=message.expires_at,
+        approved_hash=None,
+        approved_by=None,
+    )
 
 
 def approve(connection: Connection, kept: Kept, *, by: str, seen: str) -> Kept:

@@ -79,6 +79,7 @@ messages = Table(
     Column("issued_as", BigInteger),  # its issue, once it has gone out
     Index("ix_messages_newest", "created_at"),
     Index("ix_messages_category", "category", "effective_at"),
+    Index("ix_messages_state", "state", "effective_at"),
 )
 
 issues = Table(
@@ -307,6 +308,154 @@ requests = Table(
     Column("body_hash", String(64), nullable=False),
     Column("identifier", String(64), nullable=False),
     Column("at", Instant, nullable=False),
+)
+
+# The desk: its people, what they have open, and what they write before it is a message.
+
+people = Table(
+    "people",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("name", String(32), nullable=False, unique=True),  # by which one signs in; also the actor of the audit
+    Column("display", String(64), nullable=False),
+    Column("section", String(64), nullable=False, server_default=""),
+    Column("email", String(254), nullable=False, server_default=""),
+    Column("role", String(16), nullable=False),
+    Column("state", String(12), nullable=False),  # invited, active, disabled
+    Column("password", Text, nullable=False, server_default=""),  # argon2id
+    Column("totp", Text, nullable=False, server_default=""),  # the seed, sealed by the key ring
+    Column("totp_step", BigInteger, nullable=False, server_default="0"),  # the newest step that was used: each once
+    Column("failures", Integer, nullable=False, server_default="0"),  # wrong tries in a row
+    Column("failed_at", Instant),
+    Column("is_sample", Boolean, nullable=False, server_default=text("false")),  # of a rehearsal; live refuses them
+    Column("created_at", Instant, nullable=False),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("hash", String(64), primary_key=True),  # SHA-256 of the cookie's 256 bits
+    Column("person_id", ForeignKey("people.id"), nullable=False, index=True),
+    Column("csrf", String(64), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("seen_at", Instant, nullable=False),
+    Column("proved_at", Instant, nullable=False),  # when a second factor was last shown
+    Column("agent", String(120), nullable=False, server_default=""),
+)
+
+recovery_codes = Table(
+    "recovery_codes",
+    metadata,
+    Column("hash", String(64), primary_key=True),
+    Column("person_id", ForeignKey("people.id"), nullable=False, index=True),
+)
+
+# A link that is shown once: an invitation, a reset. GET shows, POST acts.
+links = Table(
+    "links",
+    metadata,
+    Column("hash", String(64), primary_key=True),
+    Column("person_id", ForeignKey("people.id"), nullable=False, index=True),
+    Column("purpose", String(16), nullable=False),
+    Column("expires_at", Instant, nullable=False),
+)
+
+# What was sent by somebody whose session had run out: sealed, for the same person, once.
+tickets = Table(
+    "tickets",
+    metadata,
+    Column("hash", String(64), primary_key=True),
+    Column("name", String(32), nullable=False),
+    Column("path", String(200), nullable=False),
+    Column("fields", Text, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+)
+
+# A change of privileges waits for a second administrator.
+role_changes = Table(
+    "role_changes",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("person_id", ForeignKey("people.id"), nullable=False, index=True),
+    Column("role", String(16), nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("asked_by", String(64), nullable=False),
+    Column("asked_at", Instant, nullable=False),
+    Column("settled_by", String(64)),
+    Column("settled_at", Instant),
+)
+
+# A notice while it is written: a manuscript with gaps. It becomes a message when approval is asked for.
+drafts = Table(
+    "drafts",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("mode", String(8), nullable=False),
+    Column("title", String(200), nullable=False),
+    Column("version", Integer, nullable=False, server_default="1"),
+    Column("manuscript", Text, nullable=False),
+    Column("identifier", String(64), unique=True),  # of the message that it has become
+    Column("created_by", String(64), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("saved_by", String(64), nullable=False),
+    Column("saved_at", Instant, nullable=False),
+    Column("discarded_at", Instant),
+    Index(
+        "ix_drafts_open",
+        "saved_at",
+        sqlite_where=text("identifier IS NULL AND discarded_at IS NULL"),
+        postgresql_where=text("identifier IS NULL AND discarded_at IS NULL"),
+    ),
+)
+
+draft_versions = Table(
+    "draft_versions",
+    metadata,
+    Column("draft_id", ForeignKey("drafts.id"), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("manuscript", Text, nullable=False),
+    Column("saved_by", String(64), nullable=False),
+    Column("saved_at", Instant, nullable=False),
+)
+
+# Who has what open, for the line that says so. Nothing depends on it.
+openings = Table(
+    "openings",
+    metadata,
+    Column("object", String(80), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("seen_at", Instant, nullable=False),
+)
+
+# What people say about a message: comments, reasons of a return, reasons and reviews of sending alone.
+notes = Table(
+    "notes",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("identifier", String(64), nullable=False, index=True),
+    Column("kind", String(12), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("by", String(64), nullable=False),
+    Column("at", Instant, nullable=False),
+)
+
+# Somebody sent alone: open until another has written about it.
+reviews = Table(
+    "reviews",
+    metadata,
+    Column("identifier", String(64), primary_key=True),
+    Column("opened_by", String(64), nullable=False),
+    Column("opened_at", Instant, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("text", Text),
+    Column("written_by", String(64)),
+    Column("written_at", Instant),
+    Index(
+        "ix_reviews_open",
+        "opened_at",
+        sqlite_where=text("written_at IS NULL"),
+        postgresql_where=text("written_at IS NULL"),
+    ),
 )
 
 meta = Table(

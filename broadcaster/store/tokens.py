@@ -11,22 +11,14 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 
 from sqlalchemy import Connection, insert, select, update
 
 from broadcaster.message import Mode
+from broadcaster.roles import Role
 from broadcaster.store.tables import tokens
 
 LONGEST = timedelta(days=365)
-
-
-class Role(StrEnum):
-    VIEWER = "viewer"
-    WRITER = "writer"
-    APPROVER = "approver"
-    DUTY = "duty"
-    ADMIN = "admin"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,24 +20,16 @@ from broadcaster.lifecycle import MoveNotAllowed
 from broadcaster.message import Change, Message
 from broadcaster.pipeline import Also
 from broadcaster.problems import Refused, refuse
+from broadcaster.roles import Right, Role, may
 from broadcaster.store import messages, requests, tokens
 from broadcaster.store.audit import Actor
 from broadcaster.store.database import Connection
 from broadcaster.store.messages import ChangedMeanwhile, Kept
 from broadcaster.store.requests import KeyUsedForAnother
-from broadcaster.store.tokens import Role, Token
+from broadcaster.store.tokens import Token
 
 LARGEST = 1 << 20
 DEEPEST = 20
-
-MAY = {
-    "read": {Role.VIEWER, Role.WRITER, Role.APPROVER, Role.DUTY, Role.ADMIN},
-    "write": {Role.WRITER, Role.APPROVER, Role.ADMIN},
-    "approve": {Role.APPROVER, Role.ADMIN},
-    "alert": {Role.DUTY, Role.APPROVER, Role.ADMIN},
-    "change": {Role.DUTY, Role.APPROVER, Role.ADMIN},
-}
-"""What each role may do. A route without a right here does not exist."""
 
 
 class NotAllowed(Exception):
@@ -93,17 +85,17 @@ def routes(app: App) -> APIRouter:
     router = APIRouter(prefix="/api/v1", responses=_ERRORS)
     pipeline, settings = app.pipeline, app.settings
 
-    def allowed(right: str) -> Callable[..., Token]:
+    def allowed(right: Right) -> Callable[..., Token]:
         def check(authorization: Annotated[str, Header(description="Bearer <token>")] = "") -> Token:
             token = _token(app, authorization)
-            if token.role not in MAY[right]:
+            if not may(token.role, right):
                 raise NotAllowed(403, "この鍵ではできません。", "This token may not do that.")
             return token
 
         return check
 
     @router.get("/presets")
-    def list_presets(_: Annotated[Token, Depends(allowed("read"))]) -> list[dict[str, Any]]:
+    def list_presets(_: Annotated[Token, Depends(allowed(Right.READ))]) -> list[dict[str, Any]]:
         """The prepared emergency texts with their slots."""
         return [
             {"id": p.id, "event": p.event, "level": p.level, "slots": list(p.slots), "examples": dict(p.fields)}
@@ -111,7 +103,7 @@ def routes(app: App) -> APIRouter:
         ]
 
     @router.get("/messages")
-    def list_messages(token: Annotated[Token, Depends(allowed("read"))]) -> list[dict[str, Any]]:
+    def list_messages(token: Annotated[Token, Depends(allowed(Right.READ))]) -> list[dict[str, Any]]:
         """The newest messages of the token's mode."""
         with app.database.read() as connection:
             return [
@@ -126,7 +118,7 @@ def routes(app: App) -> APIRouter:
             ]
 
     @router.get("/messages/{identifier}")
-    def show_message(identifier: str, token: Annotated[Token, Depends(allowed("read"))]) -> dict[str, Any]:
+    def show_message(identifier: str, token: Annotated[Token, Depends(allowed(Right.READ))]) -> dict[str, Any]:
         """What became of it: each medium with counts, times and evidence."""
         with app.database.read() as connection:
             _of_this_mode(connection, identifier, token)
@@ -135,7 +127,7 @@ def routes(app: App) -> APIRouter:
     @router.post("/messages", status_code=201, openapi_extra=_MANUSCRIPT)
     async def hand_in(
         request: Request,
-        token: Annotated[Token, Depends(allowed("write"))],
+        token: Annotated[Token, Depends(allowed(Right.WRITE))],
         idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
     ) -> Accepted:
         """Hand in one notice, in the shape of a manuscript file. A writer's waits for approval."""
@@ -152,7 +144,7 @@ def routes(app: App) -> APIRouter:
         return await _once(app, token, idempotency_key, body, act)
 
     @router.post("/previews", openapi_extra=_MANUSCRIPT)
-    async def preview(request: Request, token: Annotated[Token, Depends(allowed("write"))]) -> list[dict[str, Any]]:
+    async def preview(request: Request, token: Annotated[Token, Depends(allowed(Right.WRITE))]) -> list[dict[str, Any]]:
         """What every medium would say, and what it leaves out. Nothing is kept."""
         source = _object(await _body(request))
         message = manuscript.read(
@@ -164,7 +156,7 @@ def routes(app: App) -> APIRouter:
         ]
 
     @router.post("/messages/{identifier}/approval", status_code=201)
-    def approve(identifier: str, token: Annotated[Token, Depends(allowed("approve"))]) -> Accepted:
+    def approve(identifier: str, token: Annotated[Token, Depends(allowed(Right.APPROVE))]) -> Accepted:
         """Approve what waits; it goes out at its hour."""
         with app.database.read() as connection:
             _of_this_mode(connection, identifier, token)
@@ -175,7 +167,7 @@ def routes(app: App) -> APIRouter:
         identifier: str,
         wanted: Changed,
         request: Request,
-        token: Annotated[Token, Depends(allowed("change"))],
+        token: Annotated[Token, Depends(allowed(Right.CHANGE))],
         idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
     ) -> Accepted:
         """Update, correct, cancel or clear something that was sent: same audience, same media, ahead of all else."""
@@ -192,7 +184,7 @@ def routes(app: App) -> APIRouter:
     async def alert(
         wanted: Alert,
         request: Request,
-        token: Annotated[Token, Depends(allowed("alert"))],
+        token: Annotated[Token, Depends(allowed(Right.ALERT))],
         idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
     ) -> Accepted:
         """Issue a prepared emergency text at once (in a live installation: propose it)."""

@@ -22,7 +22,7 @@ from broadcaster.problems import Refused
 from broadcaster.store.database import StoreError
 from broadcaster.store.messages import ChangedMeanwhile
 from broadcaster.store.requests import KeyUsedForAnother
-from broadcaster.web import api, leave, metrics
+from broadcaster.web import api, desk, leave, metrics
 from broadcaster.web.api import NotAllowed
 from broadcaster.web.pages import Boards, BoardsFirst
 
@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 _PICTURE = re.compile(r"[0-9a-f]{64}\.(?:jpg|png)")
 _TOO_LARGE = 1 << 20
+_WITH_PICTURES = 12 << 20
+"""A picture of a notice, 10 MB at most, and the notice around it."""
 
 
 def create(parts: App) -> ASGIApp:
@@ -69,7 +71,18 @@ def create(parts: App) -> ASGIApp:
     site.add_exception_handler(HTTPException, _plain)
     site.add_exception_handler(StoreError, _unavailable)
     site.add_exception_handler(Exception, _failed)
-    return BoardsFirst(_Guard(site), pages)
+    return BoardsFirst(_Guard(_with_desk(site, desk.application(parts))), pages)
+
+
+def _with_desk(site: ASGIApp, staff: ASGIApp) -> ASGIApp:
+    """The desk is a house of its own beside the public one: its pages, its errors, its door."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        is_desk = scope["type"] == "http" and (path == desk.PATH or path.startswith(f"{desk.PATH}/"))
+        await (staff if is_desk else site)(scope, receive, send)
+
+    return app
 
 
 def _media(parts: App) -> Any:
@@ -152,7 +165,8 @@ class _Guard:
             await self._app(scope, receive, send)
             return
         announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if not announced.isdigit() or int(announced) > _TOO_LARGE:
+        most = _WITH_PICTURES if scope["path"].startswith(f"{desk.PATH}/") else _TOO_LARGE
+        if not announced.isdigit() or int(announced) > most:
             refused = api.answer_to(NotAllowed(413, "大きすぎます。1 MB までにしてください。", "Larger than 1 MiB."))
             await refused(scope, receive, send)
             return
