@@ -43,12 +43,12 @@ from broadcaster.delivery import MOST_TOLD_WAIT, RETRY, RETRY_BOARD, Lane, State
 from broadcaster.drill import carries_mark, watermarked
 from broadcaster.lifecycle import Move
 from broadcaster.lifecycle import State as Life
-from broadcaster.manuscript import drill_problems
+from broadcaster.manuscript import drill_problems, text_problems
 from broadcaster.message import Change, Message, Mode, content_hash
 from broadcaster.problems import Problem, Refused, refuse
 from broadcaster.render import when
 from broadcaster.signals import Signals
-from broadcaster.store import audit, deliveries, issues, messages, plans, recipients
+from broadcaster.store import audit, deliveries, issues, messages, notes, plans, recipients
 from broadcaster.store.audit import Actor
 from broadcaster.store.database import Connection, Database
 from broadcaster.store.deliveries import BOARD, MAILING, PUSH, RETRACT, Delivery, Written
@@ -191,6 +191,60 @@ class Pipeline:
             else:
                 self.put(connection, kept, actor, self.plan(kept.message))
                 kept = messages.by_id(connection, kept.id)
+        self.signals.notify()
+        return kept
+
+    def propose_again(self, identifier: str, message: Message, actor: Actor, *, also: Also | None = None) -> Kept:
+        """Other words for what was returned, or for what still waits: it asks for approval anew."""
+        self._refuse_unready(message)
+        with self.database.write() as connection:
+            kept = _known(connection, identifier)
+            message = replace(message, identifier=identifier)
+            if kept.state is Life.SUBMITTED:
+                kept = messages.move(connection, kept, Move.RETURN)
+            kept = messages.rewrite(connection, kept, message, Move.EDIT)
+            kept = messages.move(connection, kept, Move.SUBMIT)
+            self._note(connection, actor, "message.submitted", message, again=True)
+            if also is not None:
+                also(connection, identifier)
+            return kept
+
+    def send_back(self, identifier: str, actor: Actor, reason: str) -> Kept:
+        """Return what waits for approval to whoever wrote it. A reason is needed."""
+        if problems := text_problems("reason", reason, most=2_000):
+            raise Refused(problems)
+        if not reason.strip():
+            raise refuse("reason", ja="差し戻す理由を書いてください。", en="Say why it is returned.")
+        with self.database.write() as connection:
+            kept = messages.move(connection, _known(connection, identifier), Move.RETURN)
+            notes.add(connection, identifier, notes.RETURNED, reason, by=actor.name, at=self.clock.now())
+            self._note(connection, actor, "message.returned", kept.message)
+            return kept
+
+    def withdraw(self, identifier: str, actor: Actor) -> Kept:
+        """It will not go out: what waits for approval, was returned, or is planned for its hour."""
+        with self.database.write() as connection:
+            kept = messages.move(connection, _known(connection, identifier), Move.WITHDRAW)
+            plans.drop(connection, f"issue/{identifier}", at=self.clock.now(), reason="取り下げました。")
+            self._note(connection, actor, "message.withdrawn", kept.message)
+        self.signals.notify()
+        return kept
+
+    def move_to(self, identifier: str, effective_at: datetime, actor: Actor, *, seen: str) -> Kept:
+        """Another hour for what is approved and planned. Whoever may approve decides it, so the approval stands for the
+        new hour; `seen` is the hash of what was on the page."""
+        with self.database.write() as connection:
+            kept = _known(connection, identifier)
+            if kept.approved_hash != seen:
+                raise messages.ChangedMeanwhile(identifier)
+            lasts = kept.message.expires_at - kept.message.effective_at
+            message = replace(kept.message, effective_at=effective_at, expires_at=effective_at + lasts)
+            if effective_at <= self.clock.now():
+                raise refuse("at", ja="これからの日時にしてください。", en="Choose a later time.")
+            kept = messages.reschedule(connection, kept, message, by=actor.name)
+            plans.drop(connection, f"issue/{identifier}", at=self.clock.now(), reason="日時を変えました。")
+            plans.add_again(connection, key=f"issue/{identifier}", due_at=effective_at)
+            self._note(connection, actor, "message.moved", message, to=effective_at.isoformat())
         self.signals.notify()
         return kept
 

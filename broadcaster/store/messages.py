@@ -10,7 +10,7 @@ from datetime import datetime
 from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.engine import Row
 
-from broadcaster.lifecycle import Move, State, after
+from broadcaster.lifecycle import Move, MoveNotAllowed, State, after
 from broadcaster.message import Message, content_hash, from_document, to_document
 from broadcaster.store.tables import issues, messages
 
@@ -168,6 +168,30 @@ def rewrite(connection: Connection, kept: Kept, message: Message, how: Move) -> 
         approved_hash=None,
         approved_by=None,
     )
+
+
+def reschedule(connection: Connection, kept: Kept, message: Message, *, by: str) -> Kept:
+    """The same words at another hour, approved by whoever moves them. Raises ChangedMeanwhile, or MoveNotAllowed for
+    what is not planned."""
+    if kept.state is not State.SCHEDULED:
+        raise MoveNotAllowed(kept.state, Move.SCHEDULE)
+    row = connection.execute(
+        update(messages)
+        .where(messages.c.id == kept.id, messages.c.version == kept.version, messages.c.state == kept.state)
+        .values(
+            version=kept.version + 1,
+            document=json.dumps(to_document(message), ensure_ascii=False),
+            content_hash=content_hash(message),
+            effective_at=message.effective_at,
+            expires_at=message.expires_at,
+            approved_hash=content_hash(message),
+            approved_by=by,
+        )
+        .returning(*messages.c)
+    ).one_or_none()
+    if row is None:
+        raise ChangedMeanwhile(kept.message.identifier)
+    return _kept(row)
 
 
 def approve(connection: Connection, kept: Kept, *, by: str, seen: str) -> Kept:

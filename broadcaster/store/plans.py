@@ -66,6 +66,24 @@ def add(
     return bool(connection.execute(statement).rowcount)
 
 
+def drop(connection: Connection, key: str, *, at: datetime, reason: str) -> bool:
+    """It will not be made, and why. False when it was made already, or never planned."""
+    return bool(
+        connection.execute(
+            update(plans)
+            .where(plans.c.key == key, plans.c.state == "planned")
+            .values(state="skipped", reason=reason, settled_at=at)
+        ).rowcount
+    )
+
+
+def add_again(connection: Connection, *, key: str, due_at: datetime) -> None:
+    """The run by this key, planned anew for another hour."""
+    connection.execute(
+        update(plans).where(plans.c.key == key).values(state="planned", reason="", due_at=due_at, settled_at=None)
+    )
+
+
 def due_query(now: datetime, limit: int) -> Select[tuple[int]]:
     return (
         select(plans.c.id)

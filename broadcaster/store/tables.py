@@ -427,6 +427,41 @@ openings = Table(
     Column("seen_at", Instant, nullable=False),
 )
 
+# Keys that a person signs in with by a touch (WebAuthn).
+passkeys = Table(
+    "passkeys",
+    metadata,
+    Column("id", String(512), primary_key=True),  # the credential's id, base64url
+    Column("person_id", ForeignKey("people.id"), nullable=False, index=True),
+    Column("public_key", Text, nullable=False),
+    Column("sign_count", BigInteger, nullable=False, server_default="0"),
+    Column("label", String(64), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("used_at", Instant),
+)
+
+# Mails to staff: somebody must act. Written with the act, sent by the sender.
+staff_mails = Table(
+    "staff_mails",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("person_id", ForeignKey("people.id"), nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("is_urgent", Boolean, nullable=False, server_default=text("false")),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("due_at", Instant, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("settled_at", Instant),
+    Column("detail", Text, nullable=False, server_default=""),
+    Index(
+        "ix_staff_mails_due",
+        "due_at",
+        sqlite_where=text("settled_at IS NULL"),
+        postgresql_where=text("settled_at IS NULL"),
+    ),
+)
+
 # What people say about a message: comments, reasons of a return, reasons and reviews of sending alone.
 notes = Table(
     "notes",

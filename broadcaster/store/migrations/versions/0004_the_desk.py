@@ -1,4 +1,4 @@
-"""The desk: people and their sessions, drafts with every version, notes, reviews."""
+"""The desk: people and their sessions, drafts with every version, notes, reviews, mails to staff."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -131,6 +131,19 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_links_person_id"), "links", ["person_id"], unique=False)
     op.create_table(
+        "passkeys",
+        sa.Column("id", sa.String(length=512), nullable=False),
+        sa.Column("person_id", _KEY, nullable=False),
+        sa.Column("public_key", sa.Text(), nullable=False),
+        sa.Column("sign_count", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("label", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("used_at", sa.BigInteger(), nullable=True),
+        sa.ForeignKeyConstraint(["person_id"], ["people.id"], name=op.f("fk_passkeys_person_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_passkeys")),
+    )
+    op.create_index(op.f("ix_passkeys_person_id"), "passkeys", ["person_id"], unique=False)
+    op.create_table(
         "recovery_codes",
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.Column("person_id", _KEY, nullable=False),
@@ -165,18 +178,50 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("hash", name=op.f("pk_sessions")),
     )
     op.create_index(op.f("ix_sessions_person_id"), "sessions", ["person_id"], unique=False)
+    op.create_table(
+        "staff_mails",
+        sa.Column("id", _KEY, nullable=False),
+        sa.Column("person_id", _KEY, nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.Column("is_urgent", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("due_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("settled_at", sa.BigInteger(), nullable=True),
+        sa.Column("detail", sa.Text(), server_default="", nullable=False),
+        sa.ForeignKeyConstraint(["person_id"], ["people.id"], name=op.f("fk_staff_mails_person_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_staff_mails")),
+    )
+    op.create_index(
+        "ix_staff_mails_due",
+        "staff_mails",
+        ["due_at"],
+        unique=False,
+        sqlite_where=sa.text("settled_at IS NULL"),
+        postgresql_where=sa.text("settled_at IS NULL"),
+    )
     op.create_index("ix_messages_state", "messages", ["state", "effective_at"], unique=False)
     op.execute(_STAMPED_SQLITE if op.get_bind().dialect.name == "sqlite" else _STAMPED_POSTGRESQL)
 
 
 def downgrade() -> None:
     op.drop_index("ix_messages_state", table_name="messages")
+    op.drop_index(
+        "ix_staff_mails_due",
+        table_name="staff_mails",
+        sqlite_where=sa.text("settled_at IS NULL"),
+        postgresql_where=sa.text("settled_at IS NULL"),
+    )
+    op.drop_table("staff_mails")
     op.drop_index(op.f("ix_sessions_person_id"), table_name="sessions")
     op.drop_table("sessions")
     op.drop_index(op.f("ix_role_changes_person_id"), table_name="role_changes")
     op.drop_table("role_changes")
     op.drop_index(op.f("ix_recovery_codes_person_id"), table_name="recovery_codes")
     op.drop_table("recovery_codes")
+    op.drop_index(op.f("ix_passkeys_person_id"), table_name="passkeys")
+    op.drop_table("passkeys")
     op.drop_index(op.f("ix_links_person_id"), table_name="links")
     op.drop_table("links")
     op.drop_table("draft_versions")
