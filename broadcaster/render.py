@@ -6,6 +6,7 @@ Templates lie in `templates/<channel>/<kind>.<ending>`; a language has a file of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -58,6 +59,7 @@ def renderer(folders: Path | Sequence[Path], words: Words) -> Renderer:
         keep_trailing_newline=False,
     )
     environment.filters.update(
+        without_level=without_level,
         when=when,
         day=day,
         at_desk=at_desk,
@@ -110,6 +112,14 @@ def at_desk(instant: datetime, language: str = "ja") -> str:
 
 def time_at_desk(instant: datetime) -> str:
     return f"{local(instant):%H:%M:%S}"
+
+
+_LEVEL = re.compile(r"警戒レベル[１-５1-5]\s*")
+
+
+def without_level(headline: str) -> str:
+    """For where the level stands beside it, as a sign of its own."""
+    return _LEVEL.sub("", headline, count=1)
 
 
 _FULL = str.maketrans("0123456789", "０１２３４５６７８９")

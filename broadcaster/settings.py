@@ -47,6 +47,7 @@ class Settings:
     enabled: tuple[str, ...]
     channel_options: Mapping[str, Mapping[str, Any]]
     schedule: Mapping[str, Any]
+    sign_on: Mapping[str, Any]
     environment: Mapping[str, str] = field(repr=False)
 
     @property
@@ -104,6 +105,7 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         enabled=tuple(channels.get("enabled", ())),
         channel_options={name: value for name, value in channels.items() if name not in _CHANNELS_TOP},
         schedule=_toml(config / "schedule.toml"),
+        sign_on=_toml(config / "sign_on.toml"),
         environment=env,
     )
 

@@ -6,7 +6,8 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,16 @@ import uvicorn
 from broadcaster import app as assembly
 from broadcaster import settings as configuration
 from broadcaster.app import App
-from broadcaster.clock import Clock, SystemClock
+from broadcaster.clock import Clock, SystemClock, local
+from broadcaster.delivery import Lane
 from broadcaster.message import Message, Mode
-from broadcaster.rehearsal import seed
-from broadcaster.store import messages, subscribers
+from broadcaster.rehearsal import seed, smtp, x
+from broadcaster.rehearsal.faults import Faults
+from broadcaster.scheduler import Scheduler
+from broadcaster.store import drafts, messages, subscribers
+from broadcaster.store.audit import Actor
 from broadcaster.web import create
-from tests.makers import NOW
+from tests.makers import NOW, a_sample, an_alert
 
 ORIGIN = "http://127.0.0.1"
 
@@ -65,6 +70,7 @@ class Person:
 class DeskUnderTest:
     app: App
     url: str = ""
+    folder: Path = Path()
     transport: Any = None
     clients: list[Any] = field(default_factory=list)
 
@@ -104,9 +110,69 @@ class DeskUnderTest:
         with self.app.database.read() as connection:
             return next((kept for kept in messages.newest(connection) if kept.message.mode is mode), None)
 
+    def mails(self) -> list[smtp.Mail]:
+        """What has arrived at readers."""
+        return list(smtp.received(self.folder / "mail"))
+
     def messages(self) -> list[Message]:
         with self.app.database.read() as connection:
             return [kept.message for kept in messages.newest(connection)]
+
+
+def a_day(app: App) -> None:
+    """The middle of a day: alerts and a drill in force, notices that wait for approval and for their hour."""
+    now, settings = app.clock.now(), app.settings
+    duty, writer = Actor(name="duty", via="desk"), Actor(name="writer", via="desk")
+    for id in ("E04", "E08"):
+        app.pipeline.hand_in(replace(an_alert(settings, id, now=now), sent_at=None), duty)
+    drill = replace(an_alert(settings, "E02", now=now, mode=Mode.DRILL), sent_at=None, identifier="13109-drill")
+    app.pipeline.hand_in(drill, duty)
+    for number, id in enumerate(("N01", "N03", "N05", "N08")):
+        sample = replace(a_sample(settings, id, now=now), sent_at=None, images=(), identifier=f"13109-today-{number}")
+        later = replace(
+            sample, effective_at=now + timedelta(hours=3 + number), expires_at=now + timedelta(days=2 + number)
+        )
+        (app.pipeline.propose if number % 2 else app.pipeline.hand_in)(later, writer)
+    with app.database.write() as connection:
+        drafts.add(connection, {"title": "図書館の休館", "body": "12月3日は休館します。"}, by="admin", at=now)
+
+
+def pages(app: App) -> tuple[str, ...]:
+    """Every page that shows something of that day."""
+    day = f"{local(app.clock.now()):%Y-%m-%d}"
+    return (
+        "/desk",
+        "/desk/messages",
+        "/desk/messages?q=図書館",
+        "/desk/messages/new",
+        "/desk/drafts",
+        "/desk/drafts/1",
+        "/desk/drafts/1/history",
+        "/desk/approvals",
+        "/desk/approvals/13109-today-1",
+        "/desk/messages/13109-today-0",
+        "/desk/messages/13109-today-0/move",
+        f"/desk/calendar?view=month&day={day}",
+        f"/desk/calendar?view=week&day={day}",
+        f"/desk/calendar?view=list&day={day}",
+        "/desk/emergency",
+        "/desk/emergency/live",
+        "/desk/emergency/live/E04/fill",
+        "/desk/emergency/drill",
+        "/desk/emergency/drill/E04/fill",
+        "/desk/sent/13109-E04",
+        "/desk/sent/13109-drill",
+        "/desk/sent/13109-E04/report",
+        "/desk/sent/13109-E04/correction",
+        "/desk/sent/13109-E04/update",
+        "/desk/sent/13109-E04/cancel",
+        "/desk/sent/13109-E04/all_clear",
+        "/desk/decisions",
+        "/desk/records",
+        "/desk/people",
+        "/desk/me",
+        "/desk/nowhere",
+    )
 
 
 def an_app(folder: Path, *, clock: Clock | None = None, url: str | None = None, **environment: str) -> App:
@@ -138,14 +204,49 @@ async def a_desk(folder: Path, *, clock: Clock | None = None, url: str | None = 
 async def a_desk_server(folder: Path, *, clock: Clock | None = None) -> AsyncIterator[DeskUnderTest]:
     """With a real server, for a real browser."""
     app = an_app(folder, clock=clock)
+    async with _served(app) as url:
+        yield DeskUnderTest(app=app, url=url)
+
+
+@asynccontextmanager
+async def a_whole_desk(folder: Path) -> AsyncIterator[DeskUnderTest]:
+    """Everything that is at work behind the desk: the server, the sender, the scheduler, and the world outside as
+    stand-ins with their real protocols."""
+    faults = Faults(folder / "faults.json")
+    mail = await smtp.start(folder / "mail", faults, clock=SystemClock())
+    social = await x.start(folder / "x", faults, clock=SystemClock())
+    configured = configuration.load({"BROADCASTER_HOME": str(folder / "home")})
+    app = assembly.assemble(configured, credentials=True, standins={"email": mail.port, "x": social.port})
+    app.database.upgrade()
+    with app.database.write() as connection:
+        seed.add_sample_staff(connection, app.clock.now())
+    await app.signals.start()
+    try:
+        async with _served(app) as url:
+            roles = [
+                asyncio.create_task(app.sender(list(Lane)).run()),
+                asyncio.create_task(Scheduler(app.pipeline, configured).run()),
+            ]
+            try:
+                yield DeskUnderTest(app=app, url=url, folder=folder)
+            finally:
+                for role in roles:
+                    role.cancel()
+                await asyncio.gather(*roles, return_exceptions=True)
+    finally:
+        await mail.close()
+        await social.close()
+
+
+@asynccontextmanager
+async def _served(app: App) -> AsyncIterator[str]:
     server = uvicorn.Server(uvicorn.Config(create(app), host="127.0.0.1", port=0, log_level="warning", lifespan="on"))
     task = asyncio.create_task(server.serve())
     async with asyncio.timeout(20):
         while not server.started:
             await asyncio.sleep(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield DeskUnderTest(app=app, url=f"http://127.0.0.1:{port}")
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
         await task

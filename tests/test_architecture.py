@@ -49,6 +49,7 @@ LIBRARIES = {
     "prometheus_client": ["broadcaster/web/metrics.py"],
     "budoux": ["channels/signage.py"],
     "tldextract": ["broadcaster/weighted.py"],
+    "joserfc": ["broadcaster/openid.py"],
     "pwdlib": ["broadcaster/credentials.py"],
     "pyotp": ["broadcaster/credentials.py"],
     "segno": ["broadcaster/credentials.py"],

@@ -449,14 +449,16 @@ def to_decide(connection: Connection, limit: int = 100) -> Sequence[Delivery]:
     return [_delivery(row) for row in rows]
 
 
-def newest_states(connection: Connection, mode: Mode, limit: int = 300) -> Mapping[str, tuple[State, datetime | None]]:
-    """How each medium is, by its newest delivery among the last ones of all, and when that was settled."""
+def newest_states(
+    connection: Connection, mode: Mode, limit: int = 300
+) -> Mapping[str, tuple[State, str, datetime | None]]:
+    """How each medium is, by its newest delivery among the last ones of all: its state, its kind, when it was settled."""
     c = deliveries.c
-    rows = connection.execute(select(c.channel, c.state, c.settled_at, c.mode).order_by(c.id.desc()).limit(limit))
-    found: dict[str, tuple[State, datetime | None]] = {}
+    rows = connection.execute(select(c.channel, c.state, c.kind, c.settled_at, c.mode).order_by(c.id.desc()).limit(limit))
+    found: dict[str, tuple[State, str, datetime | None]] = {}
     for row in rows:
         if row.mode == mode:
-            found.setdefault(row.channel, (State(row.state), row.settled_at))
+            found.setdefault(row.channel, (State(row.state), row.kind, row.settled_at))
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.applications import Starlette
 
 from broadcaster.app import App
-from broadcaster.web.desk import home, signin
+from broadcaster.web.desk import home, signin, signon
 from broadcaster.web.desk.visit import PATH, Desk
 
 __all__ = ["PATH", "Desk", "application", "desk_of"]
@@ -14,7 +14,7 @@ __all__ = ["PATH", "Desk", "application", "desk_of"]
 def desk_of(app: App) -> Desk:
     """Every page with its right."""
     desk = Desk(app)
-    for part in (signin, home):
+    for part in (signin, signon, home):
         part.register(desk)
     return desk
 

@@ -42,6 +42,7 @@ def events(desk: Desk) -> Route:
 class Home:
     def __init__(self, desk: Desk) -> None:
         self.app = desk.app
+        self._enabled = desk.app.settings.enabled
 
     def show(self, visit: Visit) -> Response:
         return visit.page("desk/home.html", **self._seen(visit))
@@ -71,10 +72,12 @@ class Home:
     def _media(self, connection: Connection) -> list[tuple[str, str, datetime | None]]:
         """Each medium with how it is, a word of `states_delivery`, and when it last settled something."""
         newest = deliveries.newest_states(connection, Mode.LIVE)
-        return [
-            (name, _WORDS[newest[name][0]], newest[name][1]) if name in newest else (name, "unused", None)
-            for name in self.app.settings.enabled
-        ]
+        return [(name, *_word(*newest[name])) if name in newest else (name, "unused", None) for name in self._enabled]
+
+
+def _word(state: State, kind: str, settled_at: datetime | None) -> tuple[str, datetime | None]:
+    """What a relay took is not yet in anybody's box."""
+    return "accepted" if state is State.DELIVERED and kind == deliveries.MAILING else _WORDS[state], settled_at
 
 
 _WORDS = {

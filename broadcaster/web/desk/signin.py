@@ -70,15 +70,15 @@ class SignIn:
             is_over=bool(visit.query("over")),
             name=visit.field("name"),
             samples=self._samples(),
+            sign_on=self.app.settings.sign_on,
         )
 
     def _samples(self) -> list[Person]:
         if not self.app.settings.is_rehearsal:
             return []
         with self.app.database.read() as connection:
-            return [
-                person for person in people.everybody(connection) if person.is_sample and person.state == people.ACTIVE
-            ]
+            everybody = sorted(people.everybody(connection), key=lambda person: person.id)
+            return [person for person in everybody if person.is_sample and person.state == people.ACTIVE]
 
     def enter(self, visit: Visit) -> Response:
         if (wait_s := self._tries.wait_s(_address(visit))) > 0:
@@ -99,7 +99,7 @@ class SignIn:
             )
             return self._form(visit, status=403, problems=(wrong,))
         assert person is not None
-        return self._begin(visit, person)
+        return self.begin(visit, person)
 
     def _wait(self, visit: Visit, wait_s: float) -> Response:
         seconds = str(int(wait_s) + 1)
@@ -135,7 +135,8 @@ class SignIn:
             with self.app.database.write() as connection:
                 people.failed(connection, person.id, visit.now)
 
-    def _begin(self, visit: Visit, person: Person) -> Response:
+    def begin(self, visit: Visit, person: Person, *, back: str = "", ticket: str = "") -> Response:
+        """A session for somebody who has shown who they are, by whatever way; then to where they wanted to go."""
         cookie = new_secret()
         with self.app.database.write() as connection:
             people.succeeded(connection, person.id)
@@ -149,10 +150,9 @@ class SignIn:
                 agent=visit.request.headers.get("user-agent", ""),
             )
             audit.write(connection, Actor(name=person.name, via="desk"), "person.signed_in", person.name, at=visit.now)
-        ticket = visit.field("ticket")
-        response = visit.go(
-            f"{PATH}/resume?ticket={ticket}" if ticket.isascii() and ticket else back_to(visit.field("back"))
-        )
+        ticket = ticket or visit.field("ticket")
+        goes_on = ticket.isascii() and ticket.replace("-", "").replace("_", "").isalnum()
+        response = visit.go(f"{PATH}/resume?ticket={ticket}" if goes_on else back_to(back or visit.field("back")))
         response.set_cookie(
             self.desk.cookie, cookie, secure=self.desk.is_secure, httponly=True, samesite="lax", path="/"
         )
@@ -165,7 +165,7 @@ class SignIn:
         person = next((one for one in self._samples() if one.name == visit.field("name")), None)
         if person is None:
             raise NotThere
-        return self._begin(visit, person)
+        return self.begin(visit, person)
 
     def leave(self, visit: Visit) -> Response:
         assert visit.session is not None

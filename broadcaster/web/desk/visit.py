@@ -16,6 +16,8 @@ from __future__ import annotations
 import hmac
 import json
 import re
+import secrets
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -262,6 +264,10 @@ class Desk:
         except StoreError as error:
             log.error("store.unavailable", why=type(error).__name__)
             return visit.page("desk/says.html", status=503, what="unavailable")
+        except Exception as error:  # a sentence for the person, the place for the log
+            number = secrets.token_hex(3)
+            log.error("desk.failed", id=number, page=place.path, why=type(error).__name__, where=where_of(error))
+            return visit.page("desk/says.html", status=500, what="failed", slots={"id": number})
 
     def session_of(self, request: Request) -> Session | None:
         cookie = request.cookies.get(self.cookie)
@@ -343,6 +349,14 @@ class Desk:
 def back_to(asked: str) -> str:
     """Where to go after signing in: a page of the desk and nowhere else."""
     return asked if _BACK.fullmatch(asked) and not asked.startswith(SIGN_IN) else PATH
+
+
+def where_of(error: Exception) -> str:
+    """The lines of code, without the values that were in them."""
+    lines = [
+        f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)
+    ]
+    return " > ".join(lines[-8:])
 
 
 def by_field(problems: Sequence[Problem]) -> Mapping[str, list[Problem]]:
