@@ -93,6 +93,9 @@ UNTIL_TOLD = timedelta(seconds=2)
 """Whoever has a message is told of its cancel when its last letter is settled, or after so long: a letter that hangs must
 not keep the others waiting, and counts as one that its reader may have."""
 
+CLOSING_S = 2.0
+"""A line that is told to end says goodbye to the relay, and is not waited for any longer than this before it is told again."""
+
 SHARE_OF_ONE_DOMAIN = 0.9
 IDLE_S = 30.0
 """An idle line is renewed after so long: relays close quiet sessions, and an emergency must not find that out."""
@@ -250,6 +253,7 @@ class Mailroom:
         self._given_up: list[Mark] = []  # of letters that have not been out
         self._writing = 0
         self._page: asyncio.Task[None] | None = None  # the turn under way, or the last
+        self._looking: asyncio.Task[Sequence[Delivery]] | None = None
         self._retries: dict[int, int] = {}
         self._ready = asyncio.Event()
         self._news = self._asked_at = 0  # how often something was announced, and when a line last asked in vain
@@ -266,25 +270,25 @@ class Mailroom:
                 group.create_task(self._keeps_ledger())
                 group.create_task(self._staffs_lines())
         finally:
-            for line in list(self._lines):
-                line.cancel()
-            await asyncio.gather(*self._lines, return_exceptions=True)
-            if self._page is not None:
-                # Half turned: what it writes and claims must be known before the rest is given back.
-                await asyncio.gather(self._page, return_exceptions=True)
+            await _ended(self._lines)
+            # Half done: what they write and claim must be known before the rest is given back.
+            await asyncio.gather(*filter(None, (self._page, self._looking)), return_exceptions=True)
             await self._finish()
 
     # Feed
 
     async def _feeds(self) -> None:
+        rang = False
         while True:
             try:
-                is_fanning_out = await self._feed()
+                is_fanning_out = await self._feed(rang=rang)
             except StoreError as error:
                 log.error("mailroom.feed_failed", channel=self.channel.name, why=type(error).__name__)
                 self._go_on()
                 await asyncio.sleep(POLL_S)
+                rang = False
                 continue
+            rang = False
             if not is_fanning_out:
                 rang = await self.wake.wait(POLL_S)
                 # Something has changed, a cancel or an alert: no line takes a letter before it is known what.
@@ -295,9 +299,10 @@ class Mailroom:
             self._is_held = False
             self._announce()
 
-    async def _feed(self) -> bool:
+    async def _feed(self, *, rang: bool = False) -> bool:
         """Look which mailings are open; True while a fan-out has more to write."""
-        mailings = await self.database.reads(deliveries.open_mailings, self.channel.name, self.channel.mode)
+        self._looking = asyncio.create_task(self._look() if rang else self._glance())
+        mailings = await asyncio.shield(self._looking)
         mine = [mailing for mailing in mailings if mailing.lane in self._trays]
         if over := [
             mailing.id for mailing in mine if mailing.expires_at <= self.clock.now() and not mailing.is_stopping
@@ -319,6 +324,37 @@ class Mailroom:
             else:
                 self._waits_for_others = True
         return is_fanning_out
+
+    async def _glance(self) -> Sequence[Delivery]:
+        """The open mailings."""
+        return await self.database.reads(deliveries.open_mailings, self.channel.name, self.channel.mode)
+
+    async def _look(self) -> Sequence[Delivery]:
+        """The same when something has happened; the first letters of a new alert come by the same way to the database
+        and back."""
+        if Lane.PRIORITY not in self._trays:
+            return await self._glance()
+        known = {mailing.id for mailing in self._mailings}
+        try:
+            mailings, alert, letters = await self.database.writes_next(self._look_and_claim, known)
+        except StoreError:
+            self._may_hold = True
+            raise
+        if alert is not None:
+            self._take_in_hand(alert, letters)
+            self._announce()
+        return mailings
+
+    def _look_and_claim(
+        self, connection: Connection, known: Collection[int]
+    ) -> tuple[Sequence[Delivery], Delivery | None, Sequence[Claimed]]:
+        now = self.clock.now()
+        mailings = deliveries.open_mailings(connection, self.channel.name, self.channel.mode)
+        for mailing in mailings:
+            is_new_alert = mailing.lane is Lane.PRIORITY and mailing.id not in known and not mailing.is_stopping
+            if is_new_alert and mailing.expires_at > now:
+                return mailings, mailing, self._claim(connection, mailing, IN_HAND, now)
+        return mailings, None, ()
 
     def _may_have_more(self, mailings: Sequence[Delivery]) -> None:
         self._mailings = [mailing for mailing in mailings if not mailing.is_stopping]
@@ -709,15 +745,15 @@ class Mailroom:
         recipients.mark(connection, batch, worker=self.worker.id, now=now)
         if recalled:
             recipients.recall(connection, self._mailings, recalled, now)
-        claimed = []
-        for mailing, most in wanted:
-            letters = recipients.claim(connection, mailing.id, worker=self.worker.id, now=now, limit=most)
-            if letters and mailing.id not in self._open:
-                self._open[mailing.id] = self._opened(connection, mailing)
-            if letters and mailing.first_attempt_at is None:
-                deliveries.note_first_attempt(connection, mailing.id, now)
-            claimed.append(letters)
-        return claimed
+        return [self._claim(connection, mailing, most, now) for mailing, most in wanted]
+
+    def _claim(self, connection: Connection, mailing: Delivery, most: int, now: datetime) -> list[Claimed]:
+        letters = recipients.claim(connection, mailing.id, worker=self.worker.id, now=now, limit=most)
+        if letters and mailing.id not in self._open:
+            self._open[mailing.id] = self._opened(connection, mailing)
+        if letters and mailing.first_attempt_at is None:
+            deliveries.note_first_attempt(connection, mailing.id, now)
+        return letters
 
     def _opened(self, connection: Connection, mailing: Delivery) -> _Open:
         """Here, by the claim of its first letters: to ask for it before costs an alert more ways to the database and
@@ -768,6 +804,17 @@ class Mailroom:
         """Given up for dead by the others: everything in hand belongs to somebody else now."""
         for tray in self._trays.values():
             tray.draw()
+
+
+async def _ended(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancelled, and asked again: `wait_for` of Python 3.11, below the library that connects, loses a cancel that comes
+    in the moment in which it is done (cpython issue 86296), and such a line would wait for letters for ever."""
+    waiting = set(tasks)
+    while waiting:
+        for task in waiting:
+            task.cancel()
+        done, waiting = await asyncio.wait(waiting, timeout=CLOSING_S)
+        await asyncio.gather(*done, return_exceptions=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from broadcaster.channel import Letter, Outcome, OutcomeUnknown, Receipt, TemporaryFailure
+from broadcaster import mailroom
+from broadcaster.channel import Letter, Line, Outcome, OutcomeUnknown, Receipt, TemporaryFailure
 from broadcaster.clock import FrozenClock, hours, seconds
 from broadcaster.delivery import Lane, State
 from broadcaster.mailroom import SILENT_S, Domain, Mailroom, Relay, Worker
@@ -116,6 +118,25 @@ async def test_a_sender_that_leaves_while_its_record_is_written_holds_nothing_ba
     assert counts.in_flight == 0, "nobody would be told of these before the sweeper comes, and then as in doubt"
     assert counts.queued + counts.delivered == 1_000
     assert counts.delivered == len(house.carrier.landed)
+
+
+async def test_a_line_that_loses_its_cancel_does_not_keep_the_sender(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `wait_for` of Python 3.11 does when it is cancelled in the moment in which it is done."""
+    monkeypatch.setattr(mailroom, "CLOSING_S", 0.05)
+    opens, opening = house.carrier.open, asyncio.Event()
+
+    async def deaf_open() -> Line:
+        opening.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(30)
+        return await opens()
+
+    monkeypatch.setattr(house.carrier, "open", deaf_open)
+    async with asyncio.timeout(20):
+        async with house.sender():
+            await opening.wait()
 
 
 async def test_letters_put_aside_come_back_when_their_domain_answers(house: House, put_aside: list[Letter]) -> None:
