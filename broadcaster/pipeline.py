@@ -194,6 +194,29 @@ class Pipeline:
         self.signals.notify()
         return kept
 
+    def approve_alone(self, identifier: str, actor: Actor, *, reason: str, also: Also | None = None) -> Kept:
+        """Somebody sends an alert without a second person. Only a prepared one; it leaves a review open that another
+        must write. Raises Refused, or ChangedMeanwhile when somebody was faster."""
+        now = self.clock.now()
+        with self.database.write() as connection:
+            kept = _known(connection, identifier)
+            if not kept.message.is_alert or kept.message.preset is None:
+                raise refuse("id", ja="文案から作った緊急のお知らせだけです。", en="Only an alert from a prepared text.")
+            if kept.message.expires_at <= now:
+                raise refuse("id", ja="もう終わりの日時を過ぎています。", en="Its time is over.")
+            if kept.state is not Life.SUBMITTED:
+                raise messages.ChangedMeanwhile(identifier)
+            kept = messages.approve(connection, kept, by=actor.name, seen=content_hash(kept.message))
+            notes.open_review(connection, identifier, by=actor.name, at=now, reason=reason)
+            notes.add(connection, identifier, notes.ALONE, reason, by=actor.name, at=now)
+            self._note(connection, actor, "message.sent_alone", kept.message, hash=kept.approved_hash, reason=reason)
+            self.put(connection, kept, actor, self.plan(kept.message))
+            if also is not None:
+                also(connection, identifier)
+            kept = messages.by_id(connection, kept.id)
+        self.signals.notify()
+        return kept
+
     def propose_again(self, identifier: str, message: Message, actor: Actor, *, also: Also | None = None) -> Kept:
         """Other words for what was returned, or for what still waits: it asks for approval anew."""
         self._refuse_unready(message)
@@ -589,6 +612,120 @@ class Pipeline:
                     expires_at=now + BOARD_LASTS,
                 )
 
+    # Again, or not: what failed or is unknown, by a person's decision
+
+    def resend_failed(self, identifier: str, actor: Actor, *, also: Also | None = None) -> int:
+        """Send once more what could not be delivered, and nothing else: letters that failed, pushes that failed. Gives
+        how many. Raises Refused for what is over or was replaced."""
+        now = self.clock.now()
+        with self.database.write() as connection:
+            issue = self._still_goes_out(connection, identifier)
+            number = sum(
+                self._put_back(connection, delivery, (State.FAILED,), now)
+                for delivery in deliveries.of_issue(connection, issue.id)
+                if delivery.kind == MAILING or (delivery.kind == PUSH and self._leads(connection, delivery))
+            )
+            self._note(connection, actor, "delivery.resent", issue.message, number=number)
+            if also is not None:
+                also(connection, identifier)
+        self.signals.notify()
+        return number
+
+    def _still_goes_out(self, connection: Connection, identifier: str) -> Issue:
+        """The issue, and nobody replaces it before this transaction is over."""
+        found = issues.get(connection, identifier)
+        issue = issues.held(connection, found.id) if found else None
+        if issue is None or issue.ended_at is not None:
+            raise _was_replaced(issue, identifier)
+        if issue.expires_at <= self.clock.now():
+            raise refuse(
+                "id", ja="掲載の終わりが来ました。もう送りません。", en="Its time is over; nothing more is sent."
+            )
+        return issue
+
+    @staticmethod
+    def _leads(connection: Connection, delivery: Delivery) -> bool:
+        """Not a later part of a thread: that one goes again with the part before it."""
+        before = delivery.after_id
+        return before is None or deliveries.get(connection, before).state is State.DELIVERED
+
+    @staticmethod
+    def _put_back(connection: Connection, delivery: Delivery, states: Sequence[State], now: datetime) -> int:
+        if delivery.kind != MAILING:
+            if delivery.state not in states:
+                return 0
+            deliveries.put_back(connection, delivery.id, now)
+            return 1
+        # The letters before their mailing, as everywhere: two who do it the other way round could wait for each other.
+        moved = recipients.put_back(connection, delivery.id, states, now)
+        if number := sum(moved.values()):
+            fewer = {state.name.lower(): fewer for state, fewer in moved.items() if fewer}
+            deliveries.put_back(connection, delivery.id, now, **fewer)
+        return number
+
+    def send_again(self, seen: Delivery, actor: Actor) -> None:
+        """Once more, because a person decided so: what failed, and what is unknown. A push in doubt is looked for first;
+        letters in doubt go with the same Message-ID. Raises ChangedMeanwhile when it is not as it was seen, Refused for
+        what is over."""
+        now = self.clock.now()
+        with self.database.write() as connection:
+            issue = issues.by_id(connection, seen.issue_id)
+            if seen.kind in (PUSH, MAILING):
+                issue = self._still_goes_out(connection, issue.message.identifier)
+            if seen.kind != MAILING:
+                self._refuse_changed(connection, seen, issue)
+            number = self._put_back(connection, seen, (State.FAILED, State.UNKNOWN), now)
+            if not number:
+                raise messages.ChangedMeanwhile(issue.message.identifier)
+            self._note_decision(connection, actor, "again", issue, seen)
+        self.signals.notify()
+
+    def deem_delivered(self, seen: Delivery, actor: Actor, *, evidence: str = "") -> None:
+        """It did arrive: a person has seen it. `evidence` is what the medium would have told, the number of a post.
+        Raises ChangedMeanwhile."""
+        if problems := text_problems("evidence", evidence, most=64, lines=1):
+            raise Refused(problems)
+        now, said = self.clock.now(), f"{actor.name} が届いたとみなしました。"
+        with self.database.write() as connection:
+            issue = issues.held(connection, seen.issue_id)
+            moved: dict[str, int] = {}
+            if seen.kind == MAILING:
+                number = recipients.deem(connection, seen.id, [State.UNKNOWN], State.DELIVERED, said, now)
+                moved = {"unknown": -number, "delivered": number}
+            self._refuse_changed(connection, seen, issue)
+            deliveries.decide(connection, seen.id, State.DELIVERED, at=now, detail=said, evidence=evidence, moved=moved)
+            self._note_decision(connection, actor, "delivered", issue, seen)
+            if seen.kind == PUSH:
+                self._take_back_late(connection, replace(seen, evidence=evidence or seen.evidence), issue, now)
+        self.signals.notify()
+
+    def leave_unsent(self, seen: Delivery, actor: Actor) -> None:
+        """It will not be tried any more. Raises ChangedMeanwhile."""
+        with self.database.write() as connection:
+            issue = issues.by_id(connection, seen.issue_id)
+            self._refuse_changed(connection, seen, issue)
+            said = f"{actor.name} が送らないことにしました。"
+            deliveries.decide(connection, seen.id, State.STOPPED, at=self.clock.now(), detail=said, moved={})
+            self._note_decision(connection, actor, "left", issue, seen)
+        self.signals.notify()
+
+    @staticmethod
+    def _refuse_changed(connection: Connection, seen: Delivery, issue: Issue) -> None:
+        if not deliveries.holds(connection, seen.id, seen.state, seen.settled_at):
+            raise messages.ChangedMeanwhile(issue.message.identifier)
+
+    def _note_decision(self, connection: Connection, actor: Actor, how: str, issue: Issue, seen: Delivery) -> None:
+        self._note(
+            connection,
+            actor,
+            "delivery.decided",
+            issue.message,
+            how=how,
+            channel=seen.channel,
+            part=seen.part,
+            id=seen.id,
+        )
+
     # Attempt
 
     async def attempt(self, delivery: Delivery) -> Tried:
@@ -694,10 +831,12 @@ class Pipeline:
             return
         if delivery.kind == PUSH and tried.state is State.DELIVERED:
             issue = issues.held(connection, delivery.issue_id)  # or a change at this instant would not see the post
-            after = issues.get(connection, issue.ended_by) if issue.ended_by else None
-            if after is not None:
-                late = _retraction(replace(delivery, evidence=tried.evidence))
-                self._add_deliveries(connection, after, [late], now)
+            self._take_back_late(connection, replace(delivery, evidence=tried.evidence), issue, now)
+
+    def _take_back_late(self, connection: Connection, delivery: Delivery, issue: Issue, now: datetime) -> None:
+        after = issues.get(connection, issue.ended_by) if issue.ended_by else None
+        if after is not None:
+            self._add_deliveries(connection, after, [_retraction(delivery)], now)
 
     def _note(self, connection: Connection, actor: Actor, act: str, message: Message, **detail: object) -> None:
         audit.write(connection, actor, act, message.identifier, at=self.clock.now(), mode=message.mode, **detail)

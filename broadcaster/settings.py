@@ -48,6 +48,7 @@ class Settings:
     channel_options: Mapping[str, Mapping[str, Any]]
     schedule: Mapping[str, Any]
     sign_on: Mapping[str, Any]
+    desk: Mapping[str, Any]
     environment: Mapping[str, str] = field(repr=False)
 
     @property
@@ -106,6 +107,7 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         channel_options={name: value for name, value in channels.items() if name not in _CHANNELS_TOP},
         schedule=_toml(config / "schedule.toml"),
         sign_on=_toml(config / "sign_on.toml"),
+        desk=_toml(config / "desk.toml"),
         environment=env,
     )
 

@@ -1,6 +1,8 @@
 // What scripts add to pages that work without them. No state lives here.
 "use strict";
 
+document.documentElement.classList.add("scripted");
+
 // A summary of faults takes the focus, so that it is read first.
 document.getElementById("summary")?.focus();
 
