@@ -1,0 +1,259 @@
+"""Approving: bound to what was seen, never one's own, one winner.
+
+Also the page of a message that has not gone out: its words, where it stands, and what can still be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from starlette.responses import Response
+
+from broadcaster import staffmail
+from broadcaster.dates import read_typed
+from broadcaster.differences import Difference, differences
+from broadcaster.lifecycle import MoveNotAllowed, State
+from broadcaster.manuscript import text_problems
+from broadcaster.message import content_hash
+from broadcaster.problems import Problem, Refused
+from broadcaster.roles import Right
+from broadcaster.store import audit, drafts, messages, notes, plans
+from broadcaster.store.database import Connection
+from broadcaster.store.messages import ChangedMeanwhile, Kept
+from broadcaster.web.desk.previews import previews_of
+from broadcaster.web.desk.visit import PATH, Desk, NotThere, Visit
+
+UNDO = timedelta(seconds=30)
+"""A routine notice whose hour has come waits so long after its approval: until then it can be stopped. An alert never
+waits."""
+
+
+def register(desk: Desk) -> None:
+    pages = Approvals(desk)
+    desk.get("/approvals", Right.READ, pages.show_list)
+    desk.get("/approvals/{identifier}", Right.READ, pages.show)
+    desk.post("/approvals/{identifier}/approve", Right.APPROVE, pages.approve, asks_again=True)
+    desk.post("/approvals/{identifier}/return", Right.APPROVE, pages.send_back)
+    desk.post("/approvals/{identifier}/comment", Right.WRITE, pages.comment)
+    desk.get("/messages/{identifier}", Right.READ, pages.message)
+    desk.post("/messages/{identifier}/withdraw", Right.WRITE, pages.withdraw)
+    desk.get("/messages/{identifier}/move", Right.SCHEDULE, pages.ask_move)
+    desk.post("/messages/{identifier}/move", Right.SCHEDULE, pages.move)
+
+
+class Approvals:
+    def __init__(self, desk: Desk) -> None:
+        self.app = desk.app
+
+    def show_list(self, visit: Visit) -> Response:
+        with self.app.database.read() as connection:
+            waiting = messages.submitted(connection)
+        ordered = sorted(waiting, key=lambda kept: (not kept.message.is_alert, kept.message.effective_at))
+        return visit.page("desk/approvals.html", waiting=ordered)
+
+    def show(self, visit: Visit) -> Response:
+        kept = self._kept(visit)
+        if kept.state is not State.SUBMITTED:
+            return visit.go(f"{PATH}/messages/{kept.message.identifier}")
+        return self._page(visit, kept)
+
+    def _page(
+        self,
+        visit: Visit,
+        kept: Kept,
+        *,
+        status: int = 200,
+        problems: Sequence[Problem] = (),
+        changed: Sequence[Difference] = (),
+    ) -> Response:
+        identifier = kept.message.identifier
+        object = f"approval/{identifier}"
+        with self.app.database.write() as connection:
+            drafts.opened(connection, object, visit.person.name, visit.now)
+            others = drafts.others_at(connection, object, visit.person.name, visit.now)
+        with self.app.database.read() as connection:
+            said = notes.of(connection, identifier)
+            draft = drafts.of_message(connection, identifier)
+        return visit.page(
+            "desk/approval.html",
+            status=status,
+            problems=problems,
+            kept=kept,
+            message=kept.message,
+            seen=content_hash(kept.message),
+            is_own=kept.created_by == visit.person.name,
+            reach=self.app.pipeline.reach(kept.message),
+            previews=previews_of(visit, kept.message),
+            said=said,
+            others=others,
+            changed=changed,
+            draft=draft,
+            reason=visit.field("reason"),
+            goes_at=max(kept.message.effective_at, visit.now),
+        )
+
+    def _kept(self, visit: Visit) -> Kept:
+        identifier = visit.path("identifier")
+        with self.app.database.read() as connection:
+            kept = messages.get(connection, identifier) if identifier.isascii() and identifier.isprintable() else None
+        if kept is None:
+            raise NotThere
+        return kept
+
+    # Acts
+
+    def approve(self, visit: Visit) -> Response:
+        kept = self._kept(visit)
+        identifier = kept.message.identifier
+        if visit.is_resumed and kept.state is State.SUBMITTED:
+            return self._page(visit, kept, status=409)
+        wait = timedelta(0) if kept.message.is_alert else UNDO
+        try:
+            kept = self.app.pipeline.approve(identifier, visit.actor, seen=visit.field("seen"), wait=wait)
+        except (ChangedMeanwhile, MoveNotAllowed):
+            return self._too_late(visit, identifier)
+        return visit.go(f"{PATH}/{'sent' if kept.issued_as else 'messages'}/{identifier}")
+
+    def _too_late(self, visit: Visit, identifier: str) -> Response:
+        """Somebody was faster, or the words are other ones now: which of them, and what that means."""
+        kept = self._kept(visit)
+        if kept.state is State.SUBMITTED:
+            with self.app.database.read() as connection:
+                draft = drafts.of_message(connection, identifier)
+                versions = drafts.versions(connection, draft.id) if draft else ()
+            changed = differences(versions[1].manuscript, versions[0].manuscript) if len(versions) > 1 else ()
+            return self._page(visit, kept, status=409, changed=changed)
+        return visit.page(
+            "desk/approval-late.html", status=409, kept=kept, message=kept.message, act=self._last_act(identifier)
+        )
+
+    def _last_act(self, identifier: str) -> audit.Entry | None:
+        with self.app.database.read() as connection:
+            acts = audit.about(connection, identifier)
+        return acts[-1] if acts else None
+
+    def send_back(self, visit: Visit) -> Response:
+        kept = self._kept(visit)
+        identifier = kept.message.identifier
+        try:
+            self.app.pipeline.send_back(
+                identifier, visit.actor, visit.field("reason"), also=partial(self._tell_returned, visit, kept)
+            )
+        except Refused as refused:
+            return self._page(visit, kept, status=422, problems=refused.problems)
+        except (ChangedMeanwhile, MoveNotAllowed):
+            return self._too_late(visit, identifier)
+        return visit.go(f"{PATH}/approvals")
+
+    def _tell_returned(self, visit: Visit, kept: Kept, connection: Connection, _identifier: str) -> None:
+        staffmail.tell_returned(
+            connection,
+            kept.message,
+            to=kept.created_by,
+            by=visit.person,
+            reason=visit.field("reason"),
+            base_url=self.app.settings.ward.base_url,
+            words=self.app.settings.words,
+            now=visit.now,
+        )
+
+    def comment(self, visit: Visit) -> Response:
+        kept = self._kept(visit)
+        text = visit.field("text").strip()
+        problems = text_problems("text", text, most=2_000)
+        if not text:
+            problems.append(_said(visit, "text", "approvals.comment_missing"))
+        if problems:
+            return self._page(visit, kept, status=422, problems=problems)
+        with self.app.database.write() as connection:
+            notes.add(connection, kept.message.identifier, notes.COMMENT, text, by=visit.person.name, at=visit.now)
+        return visit.go(f"{PATH}/approvals/{kept.message.identifier}")
+
+    # A message that has not gone out
+
+    def message(self, visit: Visit) -> Response:
+        kept = self._kept(visit)
+        identifier = kept.message.identifier
+        if kept.issued_as is not None:
+            return visit.go(f"{PATH}/sent/{identifier}")
+        if kept.state is State.SUBMITTED:
+            return visit.go(f"{PATH}/approvals/{identifier}")
+        return self._message(visit, kept)
+
+    def _message(self, visit: Visit, kept: Kept, **more: Any) -> Response:
+        identifier = kept.message.identifier
+        with self.app.database.read() as connection:
+            acts = audit.about(connection, identifier)
+            said = notes.of(connection, identifier)
+            draft = drafts.of_message(connection, identifier)
+            due_at = plans.due_of(connection, f"issue/{identifier}")
+        left = (due_at or visit.now) - visit.now
+        return visit.page(
+            "desk/message.html",
+            kept=kept,
+            message=kept.message,
+            acts=acts,
+            said=said,
+            draft=draft,
+            previews=previews_of(visit, kept.message),
+            may_withdraw=self._may_withdraw(visit, kept),
+            may_move=visit.may(Right.SCHEDULE) and kept.state is State.SCHEDULED,
+            act_word=partial(_act_word, visit),
+            due_at=due_at,
+            undo_s=int(left.total_seconds()) + 1 if due_at is not None and left <= UNDO else 0,
+            **more,
+        )
+
+    def _may_withdraw(self, visit: Visit, kept: Kept) -> bool:
+        is_theirs = kept.created_by == visit.person.name or visit.may(Right.APPROVE)
+        return is_theirs and kept.state in (State.SCHEDULED, State.RETURNED, State.SUBMITTED)
+
+    def withdraw(self, visit: Visit) -> Response:
+        kept = self._kept(visit)
+        if kept.created_by != visit.person.name and not visit.may(Right.APPROVE):
+            visit.stop("desk/says.html", status=403, what="no_right", slots={"role": visit.w("roles.approver")})
+        try:
+            self.app.pipeline.withdraw(kept.message.identifier, visit.actor)
+        except (ChangedMeanwhile, MoveNotAllowed):
+            return self._too_late(visit, kept.message.identifier)
+        return visit.go(f"{PATH}/messages/{kept.message.identifier}")
+
+    def ask_move(self, visit: Visit) -> Response:
+        return self._ask_move(visit, self._kept(visit), visit.query("at"))
+
+    def _ask_move(self, visit: Visit, kept: Kept, typed: str, problems: Sequence[Problem] = ()) -> Response:
+        return visit.page(
+            "desk/message-move.html",
+            status=422 if problems else 200,
+            problems=problems,
+            kept=kept,
+            message=kept.message,
+            typed=typed,
+            is_movable=kept.state is State.SCHEDULED,
+        )
+
+    def move(self, visit: Visit) -> Response:
+        kept = self._kept(visit)
+        typed = visit.field("at")
+        at = read_typed(typed, visit.now)
+        if at is None:
+            return self._ask_move(visit, kept, typed, [_said(visit, "at", "approvals.move_unreadable")])
+        try:
+            self.app.pipeline.move_to(kept.message.identifier, at, visit.actor, seen=visit.field("seen"))
+        except Refused as refused:
+            return self._ask_move(visit, kept, typed, refused.problems)
+        except (ChangedMeanwhile, MoveNotAllowed):
+            return self._too_late(visit, kept.message.identifier)
+        return visit.go(f"{PATH}/messages/{kept.message.identifier}")
+
+
+def _act_word(visit: Visit, act: str) -> str:
+    known = visit.app.settings.words.pages["approvals"]["acts"]
+    return str(known[act]["ja" if visit.language == "ja" else "en"]) if act in known else act
+
+
+def _said(visit: Visit, where: str, key: str) -> Problem:
+    words = visit.app.settings.words
+    return Problem(where=where, ja=words.page(key), en=words.page(key, "en"))

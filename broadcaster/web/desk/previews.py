@@ -1,0 +1,103 @@
+"""Each medium as residents will see it, and in words what it leaves out. By the channels' own `compose`: nothing here
+imitates them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import HTMLResponse, Response
+
+from broadcaster import boards
+from broadcaster.channel import Board, Mailing, Push
+from broadcaster.drill import watermarked
+from broadcaster.message import Message
+from broadcaster.pipeline import Pipeline
+from broadcaster.speech import seconds
+from broadcaster.web.desk.visit import Visit
+
+SANDBOX = {
+    "cache-control": "no-store",
+    # A mail has its style in attributes, which no hash can name; without an origin and without scripts it harms nobody.
+    "content-security-policy": (
+        "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; form-action 'none'; "
+        "base-uri 'none'; frame-ancestors 'self'"
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """One medium's preview. `content` is what its part of the template needs."""
+
+    medium: str
+    content: Any
+    omitted: Sequence[str] = ()
+    trouble: str = ""  # a sentence, where the medium cannot carry it
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScreenPage:
+    phrases: Sequence[str]
+    seconds: int
+
+
+def previews_of(visit: Visit, message: Message) -> list[Shown]:
+    """In the order of the media; those that people serve by hand are named and not drawn."""
+    pipeline = visit.app.pipeline
+    marked = watermarked(message, visit.app.settings.words).sent(visit.now)
+    named = [name for name in pipeline.channels[marked.mode] if name in marked.channels]
+    return [_shown(pipeline, name, marked) for name in named]
+
+
+def _shown(pipeline: Pipeline, name: str, message: Message) -> Shown:
+    channel = pipeline.channels[message.mode][name]
+    if isinstance(channel, Push | Mailing):
+        payloads = channel.compose(message)
+        omitted = tuple(dict.fromkeys(said for payload in payloads for said in payload.omitted))
+        return Shown(medium=name, content=[payload.content for payload in payloads], omitted=omitted)
+    assert isinstance(channel, Board)
+    if name == "signage":
+        return Shown(medium=name, content=_screens(channel, message, pipeline))
+    if name == "dial":
+        return Shown(medium=name, content=_spoken(channel, message, pipeline))
+    return Shown(medium=name, content=message)
+
+
+def _screens(channel: Board, message: Message, pipeline: Pipeline) -> dict[str, Any]:
+    """The pages of one landscape and one upright screen, as their feeds have them."""
+    pages = boards.pages_of(channel, [message], pipeline.clock.now())
+    feeds = [json.loads(page.body) for page in pages if page.path.endswith(".json")]
+    shown = next((feed for feed in feeds if feed["items"] or feed["takeover"] or feed["drill"]), None)
+    if shown is None:
+        return {"pages": (), "takeover": None, "screens": 0}
+    reached = sum(bool(feed["items"] or feed["takeover"] or feed["drill"]) for feed in feeds)
+    takeover = shown["takeover"] or shown["drill"]
+    languages = [] if takeover else shown["items"][0]["languages"]
+    return {
+        "headline": languages[0]["headline"] if languages else "",
+        "pages": [ScreenPage(phrases=page["phrases"], seconds=page["seconds"]) for page in languages[0]["pages"]]
+        if languages
+        else (),
+        "takeover": takeover,
+        "screens": reached,
+    }
+
+
+def _spoken(channel: Board, message: Message, pipeline: Pipeline) -> dict[str, Any]:
+    pages = boards.pages_of(channel, [message], pipeline.clock.now())
+    text = next((page.body.decode() for page in pages if page.path == "dial/current.txt"), "")
+    return {"text": text, "seconds": round(seconds(text, "ja"))}
+
+
+def mail_of(visit: Visit, message: Message, part: str) -> Response:
+    """The HTML of a mail in a frame of its own."""
+    marked = watermarked(message, visit.app.settings.words).sent(visit.now)
+    for channel in visit.app.pipeline.channels[marked.mode].values():
+        if isinstance(channel, Mailing):
+            for payload in channel.compose(marked):
+                if payload.part == part and "html" in payload.content:
+                    return HTMLResponse(str(payload.content["html"]), headers=SANDBOX)
+    return HTMLResponse("", status_code=404, headers=SANDBOX)
