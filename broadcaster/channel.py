@@ -217,6 +217,16 @@ class Mailing(Channel, Protocol):
 
 
 @runtime_checkable
+class Tells(Channel, Protocol):
+    """A channel that can also tell one person of the staff something, beside everything that goes to the public."""
+
+    async def tell(self, to: str, subject: str, body: str, *, key: str) -> None:
+        """One plain mail; `key` makes its Message-ID, so that a repeat is known as one. Raises TemporaryFailure,
+        ChannelClosed or PermanentFailure."""
+        ...
+
+
+@runtime_checkable
 class Board(Channel, Protocol):
     shows_all: ClassVar[bool]  # shows every message in force, whether or not it names this channel
 

@@ -177,8 +177,11 @@ class Pipeline:
                 also(connection, message.identifier)
             return kept
 
-    def approve(self, identifier: str, actor: Actor, *, seen: str | None = None) -> Kept:
-        """Approve the words that were seen, and send them at their hour: now, when it has come."""
+    def approve(
+        self, identifier: str, actor: Actor, *, seen: str | None = None, wait: timedelta = timedelta(0)
+    ) -> Kept:
+        """Approve the words that were seen, and send them at their hour: now, when it has come, or after `wait`, in
+        which it can still be withdrawn."""
         now = self.clock.now()
         with self.database.write() as connection:
             kept = _known(connection, identifier)
@@ -188,6 +191,8 @@ class Pipeline:
             self._note(connection, actor, "message.approved", kept.message, hash=kept.approved_hash)
             if kept.message.effective_at > now:
                 kept = self._schedule(connection, kept, actor)
+            elif wait:
+                kept = self._schedule(connection, kept, actor, at=now + wait)
             else:
                 self.put(connection, kept, actor, self.plan(kept.message))
                 kept = messages.by_id(connection, kept.id)
@@ -232,7 +237,7 @@ class Pipeline:
                 also(connection, identifier)
             return kept
 
-    def send_back(self, identifier: str, actor: Actor, reason: str) -> Kept:
+    def send_back(self, identifier: str, actor: Actor, reason: str, *, also: Also | None = None) -> Kept:
         """Return what waits for approval to whoever wrote it. A reason is needed."""
         if problems := text_problems("reason", reason, most=2_000):
             raise Refused(problems)
@@ -242,6 +247,8 @@ class Pipeline:
             kept = messages.move(connection, _known(connection, identifier), Move.RETURN)
             notes.add(connection, identifier, notes.RETURNED, reason, by=actor.name, at=self.clock.now())
             self._note(connection, actor, "message.returned", kept.message)
+            if also is not None:
+                also(connection, identifier)
             return kept
 
     def withdraw(self, identifier: str, actor: Actor) -> Kept:
@@ -296,13 +303,13 @@ class Pipeline:
         self.put(connection, kept, actor, planned)
         return messages.by_id(connection, kept.id)
 
-    def _schedule(self, connection: Connection, kept: Kept, actor: Actor) -> Kept:
+    def _schedule(self, connection: Connection, kept: Kept, actor: Actor, *, at: datetime | None = None) -> Kept:
         kept = messages.move(connection, kept, Move.SCHEDULE)
         plans.add(
             connection,
             key=f"issue/{kept.message.identifier}",
             kind=plans.ISSUE,
-            due_at=kept.message.effective_at,
+            due_at=at or kept.message.effective_at,
             message_id=kept.id,
         )
         self._note(connection, actor, "message.scheduled", kept.message)

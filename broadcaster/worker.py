@@ -19,16 +19,25 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from broadcaster.channel import Channel, DeliveryFailure, Mailing, OutcomeUnknown, TemporaryFailure
-from broadcaster.delivery import Breaker, Lane, State, Tried
+from broadcaster.channel import (
+    Channel,
+    DeliveryFailure,
+    Mailing,
+    OutcomeUnknown,
+    PermanentFailure,
+    Tells,
+    TemporaryFailure,
+)
+from broadcaster.delivery import RETRY, Breaker, Lane, State, Tried
 from broadcaster.logs import where
 from broadcaster.mailroom import Mailroom, Relay, Worker
 from broadcaster.message import Mode
 from broadcaster.pipeline import Pipeline
 from broadcaster.signals import POLL_S
-from broadcaster.store import deliveries, recipients, setback, workers
+from broadcaster.store import deliveries, recipients, setback, staffmails, workers
 from broadcaster.store.database import Connection, Database, StoreError
 from broadcaster.store.deliveries import Delivery, Place
+from broadcaster.store.staffmails import StaffMail
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +52,9 @@ could not be made do not count, so after a database was away nobody is given up 
 
 PAUSE_S = 0.5
 """Before the next try to write something down, or to begin again what broke."""
+
+STAFF_LOOK_S = 5.0
+"""So often somebody looks for mails to staff, besides at every wake-up."""
 
 LONGEST_TRY = timedelta(seconds=60)
 """No attempt of a push or a board may take longer, whatever the medium does."""
@@ -71,6 +83,9 @@ class Sender:
                 for channels in self.pipeline.channels.values():
                     for channel in channels.values():
                         self._staff(group, channel, worker)
+                for channel in self.pipeline.channels[Mode.LIVE].values():
+                    if isinstance(channel, Tells):
+                        group.create_task(_kept(channel, StaffPost(self.pipeline, channel).carries))
         finally:
             await asyncio.shield(database.writes(workers.retire, worker.id))
 
@@ -137,6 +152,45 @@ class Sender:
             except StoreError as error:
                 log.error("sweeper.failed", why=type(error).__name__)
             await asyncio.sleep(SWEEP.total_seconds())
+
+
+class StaffPost:
+    """Carries mails to staff, one after another, beside everything else: a relay that is slow keeps only these waiting.
+
+    Two senders may carry the same one: it has one Message-ID."""
+
+    def __init__(self, pipeline: Pipeline, channel: Tells) -> None:
+        self.pipeline = pipeline
+        self.channel = channel
+        self.wake = pipeline.signals.subscribe()
+
+    async def carries(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                waiting = await self.pipeline.database.reads(staffmails.due, self.pipeline.clock.now())
+                for mail in waiting:
+                    await self._carry(mail)
+            except StoreError as error:
+                log.error("staffmail.record_failed", why=type(error).__name__)
+                waiting = ()
+                await asyncio.sleep(PAUSE_S)
+            if not waiting:
+                await self.wake.wait(STAFF_LOOK_S)
+
+    async def _carry(self, mail: StaffMail) -> None:
+        database, now = self.pipeline.database, self.pipeline.clock.now()
+        try:
+            await self.channel.tell(mail.to, mail.subject, mail.body, key=f"{mail.id}.{mail.created_at:%Y%m%d%H%M%S}")
+        except DeliveryFailure as failure:
+            if isinstance(failure, PermanentFailure) or now - mail.created_at > staffmails.GIVEN_UP_AFTER:
+                log.error("staffmail.given_up", id=mail.id, why=str(failure))
+                await database.writes(staffmails.settle, mail.id, now, f"given up: {failure}")
+                return
+            pause = RETRY[Lane.ROUTINE].wait_after(mail.attempts + 1)
+            await database.writes(staffmails.again, mail.id, now + pause, str(failure))
+            return
+        await database.writes(staffmails.settle, mail.id, now, "sent")
 
 
 async def _kept(channel: Channel, run: Callable[[], Awaitable[None]]) -> None:

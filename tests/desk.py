@@ -209,9 +209,8 @@ async def a_desk_server(folder: Path, *, clock: Clock | None = None) -> AsyncIte
 
 
 @asynccontextmanager
-async def a_whole_desk(folder: Path) -> AsyncIterator[DeskUnderTest]:
-    """Everything that is at work behind the desk: the server, the sender, the scheduler, and the world outside as
-    stand-ins with their real protocols."""
+async def a_desk_with_relay(folder: Path) -> AsyncIterator[DeskUnderTest]:
+    """An application with its credentials, and the world outside as stand-ins with their real protocols."""
     faults = Faults(folder / "faults.json")
     mail = await smtp.start(folder / "mail", faults, clock=SystemClock())
     social = await x.start(folder / "x", faults, clock=SystemClock())
@@ -222,25 +221,35 @@ async def a_whole_desk(folder: Path) -> AsyncIterator[DeskUnderTest]:
         seed.add_sample_staff(connection, app.clock.now())
     await app.signals.start()
     try:
-        async with _served(app) as url:
-            roles = [
-                asyncio.create_task(app.sender(list(Lane)).run()),
-                asyncio.create_task(Scheduler(app.pipeline, configured).run()),
-            ]
-            try:
-                yield DeskUnderTest(app=app, url=url, folder=folder)
-            finally:
-                for role in roles:
-                    role.cancel()
-                await asyncio.gather(*roles, return_exceptions=True)
+        yield DeskUnderTest(app=app, folder=folder)
     finally:
+        await app.close()
         await mail.close()
         await social.close()
 
 
 @asynccontextmanager
-async def _served(app: App) -> AsyncIterator[str]:
-    server = uvicorn.Server(uvicorn.Config(create(app), host="127.0.0.1", port=0, log_level="warning", lifespan="on"))
+async def a_whole_desk(folder: Path) -> AsyncIterator[DeskUnderTest]:
+    """Everything that is at work behind the desk: the server, the sender, the scheduler."""
+    async with a_desk_with_relay(folder) as desk, _served(desk.app, closes=False) as url:
+        desk.url = url
+        roles = [
+            asyncio.create_task(desk.app.sender(list(Lane)).run()),
+            asyncio.create_task(Scheduler(desk.app.pipeline, desk.app.settings).run()),
+        ]
+        try:
+            yield desk
+        finally:
+            for role in roles:
+                role.cancel()
+            await asyncio.gather(*roles, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _served(app: App, *, closes: bool = True) -> AsyncIterator[str]:
+    """`closes`: the application ends with the server, as in a web process."""
+    site = create(app) if closes else create(_lent(app))
+    server = uvicorn.Server(uvicorn.Config(site, host="127.0.0.1", port=0, log_level="warning", lifespan="on"))
     task = asyncio.create_task(server.serve())
     async with asyncio.timeout(20):
         while not server.started:
@@ -250,3 +259,20 @@ async def _served(app: App) -> AsyncIterator[str]:
     finally:
         server.should_exit = True
         await task
+
+
+class _Lent:
+    """An application that others go on using when the server ends."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._app, name)
+
+    async def close(self) -> None:
+        return None
+
+
+def _lent(app: App) -> Any:
+    return _Lent(app)

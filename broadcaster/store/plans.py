@@ -84,6 +84,12 @@ def add_again(connection: Connection, *, key: str, due_at: datetime) -> None:
     )
 
 
+def due_of(connection: Connection, key: str) -> datetime | None:
+    """When this run falls due, while it is planned."""
+    planned = select(plans.c.due_at).where(plans.c.key == key, plans.c.state == "planned")
+    return connection.execute(planned).scalar()
+
+
 def due_query(now: datetime, limit: int) -> Select[tuple[int]]:
     return (
         select(plans.c.id)

@@ -4,7 +4,7 @@
 document.documentElement.classList.add("scripted");
 
 // A summary of faults takes the focus, so that it is read first.
-document.getElementById("summary")?.focus();
+document.getElementById("faults")?.focus();
 
 // Hold to send: the act happens at the end of the hold, never at the press; letting go, sliding off or Esc stops it.
 for (const button of document.querySelectorAll("[data-hold]")) {

@@ -343,7 +343,8 @@ class Desk:
         )
         if visit.session is not None and visit.session.ends_at <= visit.now:
             visit.session = None
-        return visit.page("desk/says.html", status=status, what="not_found")
+        what = "not_found" if status in (404, 405) else "unreadable"
+        return visit.page("desk/says.html", status=status, what=what)
 
 
 def back_to(asked: str) -> str:
