@@ -24,6 +24,7 @@ from broadcaster import app as assembly
 from broadcaster import backup as backups
 from broadcaster import checks, lists, logs, manuscript, presets, reports, settings, yamlfile
 from broadcaster.clock import local
+from broadcaster.credentials import fingerprint, new_secret
 from broadcaster.delivery import Counts, Lane, State
 from broadcaster.lifecycle import MoveNotAllowed
 from broadcaster.message import Change, Message, Mode
@@ -32,7 +33,7 @@ from broadcaster.problems import Problem, Refused, refuse
 from broadcaster.progress import progress_bar
 from broadcaster.roles import Role
 from broadcaster.settings import Settings
-from broadcaster.store import messages, tokens
+from broadcaster.store import messages, people, tokens
 from broadcaster.store.audit import Actor
 from broadcaster.store.audit import write as audit_write
 from broadcaster.store.database import StoreError
@@ -45,6 +46,8 @@ token_cli = typer.Typer(no_args_is_help=True, help="API の鍵 / API tokens")
 db_cli = typer.Typer(no_args_is_help=True, help="データベース / database")
 cli.add_typer(subscribers_cli, name="subscribers")
 cli.add_typer(token_cli, name="token")
+users_cli = typer.Typer(no_args_is_help=True, help="広報デスクの人 / people of the desk")
+cli.add_typer(users_cli, name="users")
 cli.add_typer(db_cli, name="db")
 
 out = Console(highlight=False, soft_wrap=True)
@@ -660,3 +663,43 @@ def token_revoke(id: Annotated[str, typer.Argument()]) -> None:
         if not tokens.revoke(connection, id, parts.clock.now()):
             raise refuse("id", ja=f"鍵「{id}」はありません。", en=f"There is no token {id!r}.")
         audit_write(connection, _actor(), "token.revoked", id, at=parts.clock.now())
+
+
+@users_cli.command("invite")
+def users_invite(
+    name: Annotated[str, typer.Argument(help="サインインの名前")],
+    display: Annotated[str, typer.Option(help="表示する名前")],
+    role: Annotated[Role, typer.Option(help="役")],
+) -> None:
+    """人を招く。最後の行のリンクは一度だけ出る（48時間）。"""
+    with _opened() as parts:
+        now, secret = parts.clock.now(), new_secret()
+        try:
+            with parts.database.write() as connection:
+                person = people.add(connection, name=name, display=display, role=role, at=now)
+                people.put_link(connection, person.id, fingerprint(secret), people.INVITE, now + people.INVITE_LASTS)
+                audit_write(connection, _actor(), "person.invited", name, at=now, role=role.value)
+        except people.NameTaken:
+            raise refuse(
+                "name", ja=f"「{name}」という人がもういます。", en=f"Somebody is called {name!r} already."
+            ) from None
+        print(f"{parts.settings.ward.base_url}/desk/invite/{secret}")
+
+
+@users_cli.command("list")
+def users_list() -> None:
+    """広報デスクの人の一覧。"""
+    with _opened() as parts, parts.database.read() as connection:
+        for person in people.everybody(connection):
+            print(f"{person.name}\t{person.role}\t{person.state}\t{person.full_name}")
+
+
+@users_cli.command("disable")
+def users_disable(name: Annotated[str, typer.Argument()]) -> None:
+    """使えなくする。サインインもすべて終わる。"""
+    with _opened() as parts, parts.database.write() as connection:
+        person = people.by_name(connection, name)
+        if person is None:
+            raise refuse("name", ja=f"「{name}」という人はいません。", en=f"There is nobody called {name!r}.")
+        people.set_state(connection, person.id, people.DISABLED)
+        audit_write(connection, _actor(), "person.disabled", name, at=parts.clock.now())

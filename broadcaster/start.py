@@ -11,6 +11,8 @@ import sys
 import urllib.request
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
 
 import structlog
 from rich.console import Console
@@ -18,10 +20,14 @@ from rich.console import Console
 from broadcaster import app as assembly
 from broadcaster import backup, settings
 from broadcaster.clock import SystemClock
+from broadcaster.credentials import fingerprint, new_secret
 from broadcaster.delivery import Lane
 from broadcaster.problems import refuse
+from broadcaster.roles import Role
 from broadcaster.serve import Supervisor
 from broadcaster.settings import Settings
+from broadcaster.store import audit, people
+from broadcaster.store.audit import Actor
 from broadcaster.store.database import StoreError
 
 log = structlog.get_logger(__name__)
@@ -39,6 +45,9 @@ def serve(*, host: str, port: int, out: Console) -> None:
 
         seed.settle_in(parts, out)
         settings.base_url_file(configured.home).write_text(configured.ward.base_url, encoding="utf-8")
+    else:
+        _refuse_sample_people(parts)
+        invite_first(parts, sys.stdout)
     asyncio.run(parts.close())
     roles: list[tuple[str, list[str]]] = [
         ("web", ["web", "--host", host, "--port", str(port)]),
@@ -92,6 +101,7 @@ def web(*, host: str, port: int) -> None:
     _refuse_root_in_live(configured)
     parts = assembly.assemble(configured)
     _refuse_other_tables(parts)
+    _refuse_sample_people(parts)
     parts.render.load_all()
     uvicorn.run(
         create(parts),
@@ -203,3 +213,54 @@ def _refuse_root_in_live(configured: Settings) -> None:
             ja="本番の base_url は https:// で始めてください（config/ward.toml）。",
             en="In live, base_url must begin with https:// (config/ward.toml).",
         )
+
+
+def _refuse_sample_people(parts: assembly.App) -> None:
+    """They come in without a password."""
+    if parts.settings.is_rehearsal:
+        return
+    try:
+        with parts.database.read() as connection:
+            samples = [person.name for person in people.everybody(connection) if person.is_sample]
+    except StoreError:
+        log.warning("database.not_reached")
+        return
+    if samples:
+        raise refuse(
+            "people",
+            ja=f"本番に練習の人がいます（{'、'.join(samples)}）。練習のデータベースを本番に使わないでください。",
+            en=f"There are sample people in live ({', '.join(samples)}); do not use a rehearsal's database in live.",
+        )
+
+
+FIRST = "admin"
+
+
+def setup_link_file(home: Path) -> Path:
+    return home / "setup-link"
+
+
+def invite_first(parts: assembly.App, out: TextIO) -> None:
+    """The first administrator comes by a link that is shown once: on a terminal, or else in a file for this user alone; a
+    journal would keep it for everybody who reads journals. Until it is used, each start makes a new one."""
+    now, token = parts.clock.now(), new_secret()
+    with parts.database.write() as connection:
+        everybody = people.everybody(connection)
+        if any(person.state != people.INVITED or person.name != FIRST for person in everybody):
+            return
+        first = (
+            everybody[0]
+            if everybody
+            else people.add(connection, name=FIRST, display="管理する人", role=Role.ADMIN, at=now)
+        )
+        people.put_link(connection, first.id, fingerprint(token), people.INVITE, now + people.INVITE_LASTS)
+        audit.write(connection, Actor(name="setup", via="cli"), "person.invited", FIRST, at=now, role=Role.ADMIN.value)
+    link = f"{parts.settings.ward.base_url}/desk/invite/{token}"
+    if out.isatty():
+        print(f"最初の管理する人の招き（48時間、一度だけ）：{link}", file=out)
+        return
+    file = setup_link_file(parts.settings.home)
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as written:
+        written.write(link + "\n")
+    print(f"最初の管理する人の招きのリンクは {file} にあります（48時間、一度だけ）。", file=out)

@@ -53,6 +53,7 @@ LIBRARIES = {
     "pwdlib": ["broadcaster/credentials.py"],
     "pyotp": ["broadcaster/credentials.py"],
     "segno": ["broadcaster/credentials.py"],
+    "typst": ["broadcaster/paper.py"],
     "yaml": ["broadcaster/settings.py", "broadcaster/yamlfile.py", "broadcaster/speech.py"],
 }
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, insert, select, text, update
 
 from broadcaster.message import Mode
-from broadcaster.store.tables import audit, microseconds
+from broadcaster.store.tables import audit, meta, microseconds
 
 _DOMAIN = "broadcaster-audit-v1\n"
 _FIRST = "0" * 64
+_CHECKED = "audit.checked"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +93,49 @@ def entries(connection: Connection, *, after: int = 0, limit: int = 1000) -> Seq
     return [Entry(**row._mapping) for row in rows]
 
 
+def about(connection: Connection, object: str, *, limit: int = 500) -> Sequence[Entry]:
+    """What was done with one message or one thing, in order."""
+    rows = connection.execute(select(audit).where(audit.c.object == object).order_by(audit.c.seq).limit(limit))
+    return [Entry(**row._mapping) for row in rows]
+
+
 def first_fault(connection: Connection) -> int | None:
     """The number of the first entry that is not as it was written; None when the chain holds."""
-    previous, expected = _FIRST, 1
+    return _first_fault_after(connection, 0, _FIRST)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """How far the chain was found to hold, and where it breaks."""
+
+    number: int
+    at: datetime | None
+    fault: int | None
+
+
+def check(connection: Connection, *, from_first: bool = False) -> Checked:
+    """Goes on where the last check ended, or begins at the first entry. What is remembered is the last entry that held,
+    with its hash: an older entry that was changed since is found only from the first on."""
+    kept = connection.execute(select(meta.c.value).where(meta.c.name == _CHECKED)).scalar_one_or_none()
+    seq, previous = json.loads(kept) if kept and not from_first else (0, _FIRST)
+    fault = _first_fault_after(connection, seq, previous)
+    if fault is not None:
+        return Checked(number=fault - 1, at=None, fault=fault)
+    last = connection.execute(select(audit).order_by(audit.c.seq.desc()).limit(1)).first()
+    if last is None:
+        return Checked(number=0, at=None, fault=1 if seq else None)
+    value = json.dumps([last.seq, last.hash])
+    if not connection.execute(update(meta).where(meta.c.name == _CHECKED).values(value=value)).rowcount:
+        connection.execute(insert(meta).values(name=_CHECKED, value=value))
+    return Checked(number=last.seq, at=last.at, fault=None)
+
+
+def _first_fault_after(connection: Connection, seq: int, previous: str) -> int | None:
+    if seq:
+        held = connection.execute(select(audit.c.hash).where(audit.c.seq == seq)).scalar_one_or_none()
+        if held != previous:
+            return seq
+    expected = seq + 1
     while batch := entries(connection, after=expected - 1):
         for entry in batch:
             values = {name: getattr(entry, name) for name in Entry.__dataclass_fields__ if name != "hash"}
@@ -102,6 +143,29 @@ def first_fault(connection: Connection) -> int | None:
                 return expected
             previous, expected = entry.hash, expected + 1
     return None
+
+
+def newest(
+    connection: Connection,
+    *,
+    actor: str = "",
+    act: str = "",
+    object: str = "",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    before: int | None = None,
+    limit: int = 100,
+) -> Sequence[Entry]:
+    c = audit.c
+    asked = [column == value for column, value in ((c.actor, actor), (c.act, act), (c.object, object)) if value]
+    if since is not None:
+        asked.append(c.at >= since)
+    if until is not None:
+        asked.append(c.at < until)
+    if before is not None:
+        asked.append(c.seq < before)
+    rows = connection.execute(select(audit).where(*asked).order_by(c.seq.desc()).limit(limit))
+    return [Entry(**row._mapping) for row in rows]
 
 
 def _hash(previous: str, values: Mapping[str, Any]) -> str:

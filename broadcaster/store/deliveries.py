@@ -207,6 +207,11 @@ def get(connection: Connection, id: int, *, is_mine: bool = False) -> Delivery:
     return _delivery(connection.execute(one.with_for_update() if is_mine else one).one())
 
 
+def find(connection: Connection, id: int) -> Delivery | None:
+    row = connection.execute(select(deliveries).where(deliveries.c.id == id)).one_or_none()
+    return _delivery(row) if row else None
+
+
 def of_issue(connection: Connection, issue_id: int) -> Sequence[Delivery]:
     rows = connection.execute(select(deliveries).where(deliveries.c.issue_id == issue_id).order_by(deliveries.c.id))
     return [_delivery(row) for row in rows]
@@ -449,12 +454,64 @@ def to_decide(connection: Connection, limit: int = 100) -> Sequence[Delivery]:
     return [_delivery(row) for row in rows]
 
 
+def holds(connection: Connection, id: int, state: State, settled_at: datetime | None) -> bool:
+    """Whether it is still as it was seen; from here on nobody else changes it before this transaction ends."""
+    row = connection.execute(
+        select(deliveries.c.state, deliveries.c.settled_at).where(deliveries.c.id == id).with_for_update()
+    ).one_or_none()
+    return row is not None and (row.state, row.settled_at) == (int(state), settled_at)
+
+
+def put_back(connection: Connection, id: int, now: datetime, **fewer: int) -> None:
+    """It is to be tried again, at once, as if it had not been tried. Of a mailing `fewer` says how many letters of each
+    end go again. The parts that were given up with it wait for it again."""
+    c = deliveries.c
+    counts = {name: c[name] - number for name, number in fewer.items()}
+    again = {
+        "state": int(State.QUEUED),
+        "worker_id": None,
+        "attempts": 0,
+        "due_at": now,
+        "settled_at": None,
+        "detail": "",
+    }
+    connection.execute(update(deliveries).where(c.id == id).values({**again, **counts}))
+    followers = connection.execute(
+        select(c.id).where(c.after_id == id, c.state.in_([int(State.FAILED), int(State.STOPPED)]))
+    ).scalars()
+    for follower in list(followers):
+        put_back(connection, follower, now)
+
+
+def decide(
+    connection: Connection,
+    id: int,
+    state: State,
+    *,
+    at: datetime,
+    detail: str,
+    evidence: str = "",
+    moved: Mapping[str, int],
+) -> None:
+    """A person says how it ended. `moved`: how many letters of a mailing went from one end to another."""
+    c = deliveries.c
+    values: dict[str, Any] = {"state": int(state), "worker_id": None, "settled_at": at, "detail": detail}
+    values |= {name: c[name] + number for name, number in moved.items()}
+    if evidence:
+        values["evidence"] = evidence
+    if state is State.DELIVERED:
+        values["is_in_doubt"] = False
+    connection.execute(update(deliveries).where(c.id == id).values(values))
+
+
 def newest_states(
     connection: Connection, mode: Mode, limit: int = 300
 ) -> Mapping[str, tuple[State, str, datetime | None]]:
     """How each medium is, by its newest delivery among the last ones of all: its state, its kind, when it was settled."""
     c = deliveries.c
-    rows = connection.execute(select(c.channel, c.state, c.kind, c.settled_at, c.mode).order_by(c.id.desc()).limit(limit))
+    rows = connection.execute(
+        select(c.channel, c.state, c.kind, c.settled_at, c.mode).order_by(c.id.desc()).limit(limit)
+    )
     found: dict[str, tuple[State, str, datetime | None]] = {}
     for row in rows:
         if row.mode == mode:

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Row
 
 from broadcaster.lifecycle import Move, MoveNotAllowed, State, after
 from broadcaster.message import Message, content_hash, from_document, to_document
+from broadcaster.store import search
 from broadcaster.store.tables import issues, messages
 
 
@@ -55,6 +56,7 @@ def add(connection: Connection, message: Message, *, by: str, at: datetime, stat
         )
         .returning(*messages.c)
     ).one()
+    search.put(connection, row.id, row.document)
     return _kept(row)
 
 
@@ -156,7 +158,7 @@ def move(connection: Connection, kept: Kept, how: Move, **columns: object) -> Ke
 def rewrite(connection: Connection, kept: Kept, message: Message, how: Move) -> Kept:
     """The same message with other words. Raises MoveNotAllowed or ChangedMeanwhile. An approval does not outlive it."""
     assert message.identifier == kept.message.identifier
-    return move(
+    written = move(
         connection,
         kept,
         how,
@@ -168,6 +170,8 @@ def rewrite(connection: Connection, kept: Kept, message: Message, how: Move) -> 
         approved_hash=None,
         approved_by=None,
     )
+    search.put(connection, written.id, json.dumps(to_document(message), ensure_ascii=False))
+    return written
 
 
 def reschedule(connection: Connection, kept: Kept, message: Message, *, by: str) -> Kept:

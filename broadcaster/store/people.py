@@ -13,6 +13,7 @@ from broadcaster.roles import Role
 from broadcaster.store.tables import links, people, recovery_codes, role_changes, sessions
 
 INVITED, ACTIVE, DISABLED = "invited", "active", "disabled"
+INVITE, INVITE_LASTS = "invite", timedelta(hours=48)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,14 +16,17 @@ from sqlalchemy import (
     ARRAY,
     JSON,
     BigInteger,
+    ColumnElement,
     Connection,
     Integer,
     Select,
     SmallInteger,
+    Subquery,
     Text,
     Update,
     any_,
     bindparam,
+    case,
     cast,
     exists,
     func,
@@ -31,6 +34,7 @@ from sqlalchemy import (
     literal,
     literal_column,
     select,
+    type_coerce,
     update,
 )
 
@@ -447,6 +451,117 @@ def _tally(ids: Iterable[int]) -> dict[int, int]:
     for id in ids:
         tally[id] = tally.get(id, 0) + 1
     return tally
+
+
+def put_back(connection: Connection, delivery_id: int, states: Collection[State], now: datetime) -> dict[State, int]:
+    """Letters that ended in one of these are to be sent again, as if they had not been tried. Gives how many of each.
+    The caller moves the counts of the mailing with them; what was in doubt stays in doubt."""
+    return {state: _moved(connection, delivery_id, state, State.QUEUED, now) for state in sorted(set(states))}
+
+
+def deem(
+    connection: Connection, delivery_id: int, states: Collection[State], to: State, said: str, now: datetime
+) -> int:
+    """Letters that ended in one of these count as `to` from now on, because a person said so. Gives how many."""
+    return sum(_moved(connection, delivery_id, state, to, now, reply=said) for state in sorted(set(states)))
+
+
+def _moved(connection: Connection, id: int, state: State, to: State, now: datetime, *, reply: str | None = None) -> int:
+    again = to is State.QUEUED
+    values: dict[str, Any] = {"state": int(to), "worker_id": None, "settled_at": None if again else now}
+    if again:
+        values |= {"due_at": microseconds(now), "attempts": 0, "is_in_doubt": state is State.UNKNOWN}
+    else:
+        values["reply"] = reply
+    moved = update(recipients).where(_R.delivery_id == id, _R.state == int(state)).values(values)
+    return connection.execute(moved).rowcount
+
+
+class Bucket(NamedTuple):
+    """How many letters ended so in a tenth of a second, counted from a given instant."""
+
+    tenth: int
+    state: State
+    number: int
+
+
+def over_time(connection: Connection, delivery_ids: Collection[int], since: datetime) -> list[Bucket]:
+    """When the letters of these mailings were settled, counted by tenths of a second."""
+    settled_at = type_coerce(_R.settled_at, BigInteger)
+    tenth = ((settled_at - literal(microseconds(since), BigInteger)) // 100_000).label("tenth")
+    rows = connection.execute(
+        select(tenth, _R.state, func.count())
+        .where(_R.delivery_id.in_(list(delivery_ids)), _R.settled_at.is_not(None))
+        .group_by(tenth, _R.state)
+        .order_by(tenth, _R.state)
+    )
+    return [Bucket(int(tenth), State(state), number) for tenth, state, number in rows]
+
+
+class OfDomain(NamedTuple):
+    """Where the letters to one mail domain stand."""
+
+    domain: str
+    total: int
+    delivered: int
+    failed: int
+    unknown: int
+    stopped: int
+
+    @property
+    def waiting(self) -> int:
+        return self.total - self.delivered - self.failed - self.unknown - self.stopped
+
+
+def _number_of(column: ColumnElement[Any], state: State) -> ColumnElement[int]:
+    return func.sum(case((column == int(state), 1), else_=0))
+
+
+def by_domain(connection: Connection, delivery_id: int, limit: int = 20) -> list[OfDomain]:
+    """The letters of one mailing by the domain of their readers, the largest first. Numbers only: no address."""
+    letters = _with_reader(_S.domain, _R.delivery_id == delivery_id)
+    domain, total = letters.c.of, func.count()
+    rows = connection.execute(
+        select(domain, total, *(_number_of(letters.c.state, state) for state in _ENDS))
+        .group_by(domain)
+        .order_by(total.desc(), domain)
+        .limit(limit)
+    )
+    return [OfDomain(name or "", *(int(number) for number in numbers)) for name, *numbers in rows]
+
+
+def by_districts(connection: Connection, delivery_ids: Collection[int]) -> list[tuple[int, int, int]]:
+    """The letters of these mailings by what districts their readers chose, as bits: all, and those that went out."""
+    letters = _with_reader(_S.districts, _R.delivery_id.in_(list(delivery_ids)))
+    rows = connection.execute(
+        select(letters.c.of, func.count(), _number_of(letters.c.state, State.DELIVERED))
+        .where(letters.c.of.is_not(None))
+        .group_by(letters.c.of)
+    )
+    return [(int(bits), int(total), int(delivered)) for bits, total, delivered in rows]
+
+
+def _with_reader(what: ColumnElement[Any], which: ColumnElement[bool]) -> Subquery:
+    """Letters, each with one thing about its reader, found by its number: joined, a planner may read the whole list of
+    readers for a mailing of ten. A reader who has been deleted has nothing."""
+    of = select(what).where(_S.id == _R.subscriber_id).scalar_subquery()
+    return select(_R.state, of.label("of")).where(which).subquery("letters")
+
+
+_ENDS = (State.DELIVERED, State.FAILED, State.UNKNOWN, State.STOPPED)
+
+
+def answers(connection: Connection, delivery_id: int, state: State, limit: int = 5) -> list[tuple[str, int]]:
+    """What the mail servers said to the letters that ended so, the most frequent first."""
+    number = func.count()
+    rows = connection.execute(
+        select(_R.reply, number)
+        .where(_R.delivery_id == delivery_id, _R.state == int(state))
+        .group_by(_R.reply)
+        .order_by(number.desc())
+        .limit(limit)
+    )
+    return [(reply or "", int(n)) for reply, n in rows]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,6 +80,10 @@ messages = Table(
     Index("ix_messages_newest", "created_at"),
     Index("ix_messages_category", "category", "effective_at"),
     Index("ix_messages_state", "state", "effective_at"),
+    # Each list of messages, newest first
+    Index("ix_messages_list_state", "state", "id"),
+    Index("ix_messages_list_category", "category", "id"),
+    Index("ix_messages_list_mode", "mode", "id"),
 )
 
 issues = Table(
@@ -298,6 +302,7 @@ audit = Table(
     Column("mode", String(8), nullable=False),
     Column("detail", Text, nullable=False),
     Column("hash", String(64), nullable=False),
+    Index("ix_audit_object", "object", "seq"),
 )
 
 # What an API client asked for under its own key: the same key twice is one act.

@@ -5,7 +5,21 @@ from __future__ import annotations
 from starlette.applications import Starlette
 
 from broadcaster.app import App
-from broadcaster.web.desk import home, signin, signon
+from broadcaster.web.desk import (
+    afteraction,
+    approvals,
+    changing,
+    compose,
+    decisions,
+    emergency,
+    home,
+    me,
+    people,
+    records,
+    sent,
+    signin,
+    signon,
+)
 from broadcaster.web.desk.visit import PATH, Desk
 
 __all__ = ["PATH", "Desk", "application", "desk_of"]
@@ -14,7 +28,21 @@ __all__ = ["PATH", "Desk", "application", "desk_of"]
 def desk_of(app: App) -> Desk:
     """Every page with its right."""
     desk = Desk(app)
-    for part in (signin, signon, home):
+    for part in (
+        signin,
+        signon,
+        home,
+        emergency,
+        sent,
+        changing,
+        decisions,
+        afteraction,
+        compose,
+        approvals,
+        records,
+        people,
+        me,
+    ):
         part.register(desk)
     return desk
 

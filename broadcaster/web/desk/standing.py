@@ -13,13 +13,18 @@ from broadcaster.store.database import Connection
 from broadcaster.store.deliveries import MAILING, Delivery
 from broadcaster.store.issues import Issue
 
+NOBODY = "nobody"
+"""A medium whose every mailing has no reader: nothing was delivered, and nothing is wanting."""
+
+DONE = ("delivered", "accepted")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Medium:
     """What became of a message on one medium: the worst of its parts, and their numbers together."""
 
     channel: str
-    state: str  # a key of `states_delivery`
+    state: str  # a key of `states_delivery`, or NOBODY
     counts: Counts
     deliveries: tuple[Delivery, ...]
 
@@ -57,6 +62,8 @@ def media_of(found: Iterable[Delivery]) -> tuple[Medium, ...]:
 
 def _worst(parts: list[Delivery]) -> str:
     """The word for a medium: what still has to be looked at comes before what is done."""
+    if not parts:
+        return NOBODY
     states = {part.state for part in parts}
     if any(part.state in UNSETTLED and part.attempts > 1 for part in parts if part.kind != MAILING):
         return "retrying"

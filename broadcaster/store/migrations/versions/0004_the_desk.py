@@ -202,11 +202,13 @@ def upgrade() -> None:
         postgresql_where=sa.text("settled_at IS NULL"),
     )
     op.create_index("ix_messages_state", "messages", ["state", "effective_at"], unique=False)
+    op.create_index("ix_audit_object", "audit", ["object", "seq"], unique=False)
     op.execute(_STAMPED_SQLITE if op.get_bind().dialect.name == "sqlite" else _STAMPED_POSTGRESQL)
 
 
 def downgrade() -> None:
     op.drop_index("ix_messages_state", table_name="messages")
+    op.drop_index("ix_audit_object", table_name="audit")
     op.drop_index(
         "ix_staff_mails_due",
         table_name="staff_mails",

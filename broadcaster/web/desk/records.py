@@ -1,0 +1,172 @@
+"""Reading back: every message, found by its words and by what it is; and who did what, with the chain that shows it."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from broadcaster.clock import JST
+from broadcaster.lifecycle import State
+from broadcaster.problems import Problem
+from broadcaster.roles import Right
+from broadcaster.store import audit, messages, search
+from broadcaster.store.messages import Kept
+from broadcaster.store.search import Wanted
+from broadcaster.web.desk.me import problem_of
+from broadcaster.web.desk.visit import PATH, Desk, Visit
+
+A_PAGE, AN_AUDIT_PAGE = 50, 100
+HERE = f"{PATH}/messages"
+RECORDS = f"{PATH}/records"
+STATES = (
+    "submitted",
+    "scheduled",
+    "in_force",
+    "ended",
+    "returned",
+    "rejected",
+    "withdrawn",
+    "skipped",
+    "updated",
+    "cancelled",
+)
+_OWN_WORDS = frozenset({"rejected", "withdrawn", "updated", "skipped"})
+_FILTERS = ("q", "state", "category", "mode", "from", "to")
+
+
+def register(desk: Desk) -> None:
+    records = Records(desk)
+    desk.get("/messages", Right.READ, records.show_messages)
+    desk.get("/records", Right.READ, records.show_log)
+    desk.post("/records/check", Right.READ, records.check_all)
+
+
+class Records:
+    def __init__(self, desk: Desk) -> None:
+        self.app = desk.app
+
+    # Messages
+
+    def show_messages(self, visit: Visit) -> Response:
+        wanted, problems = _wanted(visit)
+        with self.app.database.read() as connection:
+            ids = search.newest(
+                connection, wanted, now=visit.now, before=_number(visit.query("before")), limit=A_PAGE + 1
+            )
+            kept = messages.many(connection, ids[:A_PAGE])
+        shown = [kept[id] for id in ids[:A_PAGE] if id in kept]
+        return visit.page(
+            "desk/messages.html",
+            status=422 if problems else 200,
+            problems=problems,
+            shown=[(one, self._state(visit, one)) for one in shown],
+            states=[(state, _state_word(visit, state)) for state in STATES],
+            categories=[(one.id, one.name) for one in self.app.settings.ward.categories],
+            asked={name: visit.query(name) for name in _FILTERS},
+            without=[(visit.query(name), _address(visit, but=name)) for name in _FILTERS if visit.query(name)],
+            older=_address(visit, before=ids[A_PAGE - 1]) if len(ids) > A_PAGE else "",
+        )
+
+    def _state(self, visit: Visit, kept: Kept) -> str:
+        state = kept.state.value
+        if kept.state in (State.ISSUED, State.EXPIRED):
+            is_over = kept.state is State.EXPIRED or kept.message.expires_at <= visit.now
+            state = "ended" if is_over else "in_force"
+        return _state_word(visit, state)
+
+    # The log
+
+    def show_log(self, visit: Visit) -> Response:
+        return self._log(visit)
+
+    def check_all(self, visit: Visit) -> Response:
+        with self.app.database.write() as connection:
+            found = audit.check(connection, from_first=True)
+        return self._log(visit, found)
+
+    def _log(self, visit: Visit, found: audit.Checked | None = None) -> Response:
+        if found is None:
+            with self.app.database.write() as connection:
+                found = audit.check(connection)
+        day, problems = _day(visit, "day")
+        with self.app.database.read() as connection:
+            rows = audit.newest(
+                connection,
+                actor=visit.query("actor"),
+                act=visit.query("act"),
+                object=visit.query("object"),
+                since=day,
+                until=day + timedelta(days=1) if day else None,
+                before=_number(visit.query("before")),
+                limit=AN_AUDIT_PAGE + 1,
+            )
+        names = ("actor", "act", "object", "day")
+        more = {name: visit.query(name) for name in names if visit.query(name)}
+        acts = self.app.settings.words.pages["records"]["acts"]
+        return visit.page(
+            "desk/records.html",
+            status=422 if problems else 200,
+            problems=problems,
+            shown=[(entry, act_word(visit, entry.act), _details(entry.detail)) for entry in rows[:AN_AUDIT_PAGE]],
+            acts=[(name.replace("_", ".", 1), visit.w(f"records.acts.{name}")) for name in acts],
+            asked={name: visit.query(name) for name in names},
+            found=found,
+            older=f"{RECORDS}?{urlencode({**more, 'before': rows[AN_AUDIT_PAGE - 1].seq})}"
+            if len(rows) > AN_AUDIT_PAGE
+            else "",
+        )
+
+
+def act_word(visit: Visit, act: str) -> str:
+    """An act in words; one that has none stands as it was written down."""
+    name = act.replace(".", "_", 1)
+    known = visit.app.settings.words.pages["records"]["acts"]
+    return visit.w(f"records.acts.{name}") if name in known else act
+
+
+def _state_word(visit: Visit, state: str) -> str:
+    return visit.w(f"records.{state}") if state in _OWN_WORDS else visit.w(f"states_message.{state}")
+
+
+def _details(detail: str) -> str:
+    values: dict[str, Any] = json.loads(detail)
+    return "　".join(f"{name}: {value}" for name, value in values.items())
+
+
+def _wanted(visit: Visit) -> tuple[Wanted, list[Problem]]:
+    since, wrong = _day(visit, "from")
+    until, also_wrong = _day(visit, "to")
+    state, mode = visit.query("state"), visit.query("mode")
+    wanted = Wanted(
+        words=visit.query("q")[:200],
+        state=state if state in STATES else "",
+        category=visit.query("category")[:32],
+        mode=mode if mode in ("live", "drill") else "",
+        since=since,
+        until=until + timedelta(days=1) if until else None,
+    )
+    return wanted, [*wrong, *also_wrong]
+
+
+def _day(visit: Visit, name: str) -> tuple[datetime | None, list[Problem]]:
+    if not (typed := visit.query(name).strip()):
+        return None, []
+    try:
+        return datetime.strptime(typed, "%Y-%m-%d").replace(tzinfo=JST), []
+    except ValueError:
+        return None, [problem_of(visit, name, "records.wrong_day")]
+
+
+def _number(typed: str) -> int | None:
+    return int(typed) if typed.isascii() and typed.isdecimal() and len(typed) <= 18 else None
+
+
+def _address(visit: Visit, *, but: str = "", before: int | None = None) -> str:
+    kept = {name: visit.query(name) for name in _FILTERS if visit.query(name) and name != but}
+    if before is not None:
+        kept["before"] = str(before)
+    return f"{HERE}?{urlencode(kept)}" if kept else HERE
