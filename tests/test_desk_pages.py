@@ -31,7 +31,8 @@ async def test_every_page_is_valid_html_in_both_languages(tmp_path: Path) -> Non
                 answer = await admin.get(path + ("&" if "?" in path else "?") + f"lang={language}")
                 assert answer.status_code == (404 if path == "/desk/nowhere" else 200), (path, answer.status_code)
                 shown[f"{path} {language}"] = answer.text
-    assert nu.faults(shown, tmp_path / "pages") == []
+    found = nu.faults(shown, tmp_path / "pages")
+    assert not found, "\n".join(found)
 
 
 async def test_every_page_says_where_one_is(tmp_path: Path) -> None:

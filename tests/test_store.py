@@ -524,7 +524,6 @@ HOT: dict[str, Callable[[Connection], object]] = {
     "newest found messages": lambda c: search.newest(c, search.Wanted(), now=NOW),
     "messages by their words": lambda c: search.newest(c, search.Wanted(words="図書館"), now=NOW, before=90),
     "messages of a category": lambda c: search.newest(c, search.Wanted(category="event"), now=NOW),
-    "messages in a state": lambda c: search.newest(c, search.Wanted(state="in_force"), now=NOW),
     # The sweeper
     "beats": workers.beats,
     "beat": lambda c: workers.beat(c, 1, now=NOW, lasts=timedelta(seconds=6)),

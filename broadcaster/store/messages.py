@@ -127,6 +127,19 @@ def scheduled(connection: Connection, since: datetime, until: datetime, limit: i
     return [_kept(row) for row in rows]
 
 
+def between(connection: Connection, since: datetime, until: datetime, limit: int = 1_000) -> Sequence[Kept]:
+    """What goes out between two instants, waits to, or went out, in order."""
+    c = messages.c
+    shown = [State.SUBMITTED, State.SCHEDULED, State.ISSUED, State.UPDATED, State.CANCELLED, State.EXPIRED]
+    rows = connection.execute(
+        select(messages)
+        .where(c.state.in_(shown), c.effective_at >= since, c.effective_at < until)
+        .order_by(c.effective_at)
+        .limit(limit)
+    )
+    return [_kept(row) for row in rows]
+
+
 def of_category(connection: Connection, category: str, since: datetime, until: datetime) -> Sequence[Kept]:
     """What goes out, or went out, in this category between two instants."""
     c = messages.c

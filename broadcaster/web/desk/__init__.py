@@ -8,6 +8,7 @@ from broadcaster.app import App
 from broadcaster.web.desk import (
     afteraction,
     approvals,
+    calendar,
     changing,
     compose,
     decisions,
@@ -39,6 +40,7 @@ def desk_of(app: App) -> Desk:
         afteraction,
         compose,
         approvals,
+        calendar,
         records,
         people,
         me,

@@ -4,7 +4,7 @@ imitates them."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from broadcaster import boards
 from broadcaster.channel import Board, Mailing, Push
 from broadcaster.drill import watermarked
 from broadcaster.message import Message
+from broadcaster.mime import LEAVE
 from broadcaster.pipeline import Pipeline
 from broadcaster.speech import seconds
 from broadcaster.web.desk.visit import Visit
@@ -57,13 +58,19 @@ def _shown(pipeline: Pipeline, name: str, message: Message) -> Shown:
     if isinstance(channel, Push | Mailing):
         payloads = channel.compose(message)
         omitted = tuple(dict.fromkeys(said for payload in payloads for said in payload.omitted))
-        return Shown(medium=name, content=[payload.content for payload in payloads], omitted=omitted)
+        leave = f"{pipeline.ward.base_url}/u/…"
+        return Shown(medium=name, content=[_with(leave, payload.content) for payload in payloads], omitted=omitted)
     assert isinstance(channel, Board)
     if name == "signage":
         return Shown(medium=name, content=_screens(channel, message, pipeline))
     if name == "dial":
         return Shown(medium=name, content=_spoken(channel, message, pipeline))
     return Shown(medium=name, content=message)
+
+
+def _with(leave: str, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where each reader's own link stands, one that shows what it looks like."""
+    return {name: value.replace(LEAVE, leave) if isinstance(value, str) else value for name, value in content.items()}
 
 
 def _screens(channel: Board, message: Message, pipeline: Pipeline) -> dict[str, Any]:
@@ -99,5 +106,6 @@ def mail_of(visit: Visit, message: Message, part: str) -> Response:
         if isinstance(channel, Mailing):
             for payload in channel.compose(marked):
                 if payload.part == part and "html" in payload.content:
-                    return HTMLResponse(str(payload.content["html"]), headers=SANDBOX)
+                    html = str(payload.content["html"]).replace(LEAVE, f"{visit.app.settings.ward.base_url}/u/…")
+                    return HTMLResponse(html, headers=SANDBOX)
     return HTMLResponse("", status_code=404, headers=SANDBOX)

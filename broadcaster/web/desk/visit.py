@@ -303,7 +303,8 @@ class Desk:
         if not may(session.person.role, place.right):
             names = [visit.w(f"roles.{role}") for role in who_may(place.right)]
             visit.stop("desk/says.html", status=403, what="no_right", slots={"role": "、".join(names)})
-        if visit.now - session.seen_at > sessions.SEEN_EVERY:
+        asked_by_itself = place.method == "GET" and "hx-request" in visit.request.headers  # nobody may be there
+        if visit.now - session.seen_at > sessions.SEEN_EVERY and not asked_by_itself:
             with self.app.database.write() as connection:
                 sessions.seen(connection, session.hash, visit.now)
 
