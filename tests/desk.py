@@ -15,6 +15,7 @@ import httpx2 as httpx
 import uvicorn
 
 from broadcaster import app as assembly
+from broadcaster import reports
 from broadcaster import settings as configuration
 from broadcaster.app import App
 from broadcaster.clock import Clock, SystemClock, local
@@ -113,6 +114,13 @@ class DeskUnderTest:
     def mails(self) -> list[smtp.Mail]:
         """What has arrived at readers."""
         return list(smtp.received(self.folder / "mail"))
+
+    def mails_of(self, identifier: str) -> list[smtp.Mail]:
+        return [mail for mail in self.mails() if mail.message_id.startswith(f"<{identifier}.")]
+
+    def report(self, identifier: str) -> dict[str, Any]:
+        with self.app.database.read() as connection:
+            return reports.of(connection, identifier)
 
     def messages(self) -> list[Message]:
         with self.app.database.read() as connection:
