@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PORT   ?= 8000
-DEBIAN := chromium fonts-noto-cjk
+DEBIAN := chromium fonts-noto-cjk default-jre-headless
 
 .PHONY: install run test chaos bench check format lock lock-bench clean
 

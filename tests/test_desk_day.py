@@ -158,7 +158,7 @@ async def test_three_in_the_morning_by_keyboard_alone(tmp_path: Path) -> None:
         await page.wait_for_url("**/emergency/live")
         await pressed(page, "弾道ミサイル")
         await page.wait_for_url("**/confirm")
-        await pressed(page, "長押し")  # a press without a hold asks
+        await pressed(page, "■ 長押し")  # a press without a hold asks
         assert desk.newest() is None
         await page.keyboard.press("Space")  # the box has the focus
         assert await page.locator("input[name=checked]").is_checked()

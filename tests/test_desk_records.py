@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from broadcaster.settings import Settings
 from broadcaster.store import audit
 from broadcaster.store.audit import Actor
 from tests.desk import DeskUnderTest, a_day, a_desk
@@ -101,3 +102,31 @@ async def test_the_first_number_that_is_not_as_it_was_written_is_named(tmp_path:
         file.close()
         page = await viewer.post("/desk/records/check")
         assert "5番で切れています" in page.text
+
+
+async def test_a_log_that_was_cut_off_or_written_anew_is_found_by_either_check(tmp_path: Path) -> None:
+    async with a_desk(tmp_path) as desk:
+        a_day(desk.app)
+        with desk.app.database.write() as connection:
+            assert audit.check(connection).fault is None
+            number = audit.check(connection).number
+        path = desk.app.settings.home / "broadcaster.sqlite3"
+        with sqlite3.connect(path) as raw:
+            raw.execute("DROP TRIGGER audit_no_delete")
+            raw.execute("DELETE FROM audit WHERE seq > ?", (number - 2,))
+        with desk.app.database.write() as connection:
+            assert audit.first_fault(connection) is None  # a chain that holds in itself
+            assert audit.check(connection).fault == number - 1
+            assert audit.check(connection, from_first=True).fault == number - 1
+            assert audit.check(connection).fault == number - 1  # and it is not forgotten
+
+
+def test_every_act_that_is_written_down_has_words(settings: Settings) -> None:
+    root = Path(__file__).resolve().parent.parent / "broadcaster"
+    acts = set()
+    for path in root.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        acts |= set(re.findall(r'(?:audit\.write(?:_together)?|_note)\(\s*[^()"]*?"([a-z]+\.[a-z_]+)"', text))
+    words = settings.words.pages["records"]["acts"]
+    assert len(acts) > 15
+    assert sorted(act for act in acts if act.replace(".", "_", 1) not in words) == []

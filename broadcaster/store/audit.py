@@ -117,24 +117,35 @@ def check(connection: Connection, *, from_first: bool = False) -> Checked:
     """Goes on where the last check ended, or begins at the first entry. What is remembered is the last entry that held,
     with its hash: an older entry that was changed since is found only from the first on."""
     kept = connection.execute(select(meta.c.value).where(meta.c.name == _CHECKED)).scalar_one_or_none()
-    seq, previous = json.loads(kept) if kept and not from_first else (0, _FIRST)
-    fault = _first_fault_after(connection, seq, previous)
+    known: tuple[int, str] = tuple(json.loads(kept)) if kept else (0, _FIRST)
+    # What held before must still be there, wherever the look begins: a log that was cut off at its end, or written anew
+    # from the first entry on, is a chain that holds in itself.
+    fault = _lost(connection, *known)
+    if fault is None:
+        fault = _first_fault_after(connection, *((0, _FIRST) if from_first else known))
     if fault is not None:
         return Checked(number=fault - 1, at=None, fault=fault)
     last = connection.execute(select(audit).order_by(audit.c.seq.desc()).limit(1)).first()
     if last is None:
-        return Checked(number=0, at=None, fault=1 if seq else None)
+        return Checked(number=0, at=None, fault=None)
     value = json.dumps([last.seq, last.hash])
     if not connection.execute(update(meta).where(meta.c.name == _CHECKED).values(value=value)).rowcount:
         connection.execute(insert(meta).values(name=_CHECKED, value=value))
     return Checked(number=last.seq, at=last.at, fault=None)
 
 
+def _lost(connection: Connection, seq: int, hash: str) -> int | None:
+    """The first entry that is missing, or no longer the one that was seen."""
+    if not seq:
+        return None
+    newest = connection.execute(select(audit.c.seq).order_by(audit.c.seq.desc()).limit(1)).scalar() or 0
+    if newest < seq:
+        return newest + 1
+    held = connection.execute(select(audit.c.hash).where(audit.c.seq == seq)).scalar_one_or_none()
+    return None if held == hash else seq
+
+
 def _first_fault_after(connection: Connection, seq: int, previous: str) -> int | None:
-    if seq:
-        held = connection.execute(select(audit.c.hash).where(audit.c.seq == seq)).scalar_one_or_none()
-        if held != previous:
-            return seq
     expected = seq + 1
     while batch := entries(connection, after=expected - 1):
         for entry in batch:

@@ -23,6 +23,7 @@ from broadcaster.store import audit, drafts, messages, notes, plans
 from broadcaster.store.database import Connection
 from broadcaster.store.messages import ChangedMeanwhile, Kept
 from broadcaster.web.desk.previews import previews_of
+from broadcaster.web.desk.records import act_word
 from broadcaster.web.desk.visit import PATH, Desk, NotThere, Visit
 
 UNDO = timedelta(seconds=30)
@@ -200,7 +201,7 @@ class Approvals:
             previews=previews_of(visit, kept.message),
             may_withdraw=self._may_withdraw(visit, kept),
             may_move=visit.may(Right.SCHEDULE) and kept.state is State.SCHEDULED,
-            act_word=partial(_act_word, visit),
+            act_word=partial(act_word, visit),
             due_at=due_at,
             undo_s=int(left.total_seconds()) + 1 if due_at is not None and left <= UNDO else 0,
             **more,
@@ -247,11 +248,6 @@ class Approvals:
         except (ChangedMeanwhile, MoveNotAllowed):
             return self._too_late(visit, kept.message.identifier)
         return visit.go(f"{PATH}/messages/{kept.message.identifier}")
-
-
-def _act_word(visit: Visit, act: str) -> str:
-    known = visit.app.settings.words.pages["approvals"]["acts"]
-    return str(known[act]["ja" if visit.language == "ja" else "en"]) if act in known else act
 
 
 def _said(visit: Visit, where: str, key: str) -> Problem:

@@ -150,7 +150,10 @@ class Compose:
     def preview(self, visit: Visit) -> Response:
         written = self._written(visit)
         return visit.page(
-            "desk/compose-previews.html", remarks=remarks(written, visit.now), **self._seen(visit, written)
+            "desk/compose-fragment.html",
+            remarks=remarks(written, visit.now),
+            is_fragment=True,
+            **self._seen(visit, written),
         )
 
     def edit(self, visit: Visit) -> Response:

@@ -29,6 +29,9 @@ log = structlog.get_logger(__name__)
 PROOF_LASTS = timedelta(minutes=5)
 """So long a second factor that was shown is good for what needs one."""
 
+LONGEST_PROOF_PAUSE = timedelta(seconds=30)
+"""After wrong codes in an open session: whoever guesses gets nowhere, and an officer who mistyped still sends."""
+
 MOST_FROM_ONE_ADDRESS = 20
 PER_S = 60.0
 """The ward office is one address for all of its rooms."""
@@ -293,8 +296,15 @@ def prove(visit: Visit) -> bool:
     assert visit.session is not None
     if is_proved(visit):
         return True
-    if not SignIn(visit.desk).proves(visit.person, visit):
+    person = visit.person
+    pause = min(people.pause_after(person), LONGEST_PROOF_PAUSE)
+    if person.failed_at is not None and person.failed_at + pause > visit.now:
         return False
+    is_right = SignIn(visit.desk).proves(person, visit)
     with visit.app.database.write() as connection:
-        sessions.proved(connection, visit.session.hash, visit.now)
-    return True
+        if is_right:
+            people.succeeded(connection, person.id)
+            sessions.proved(connection, visit.session.hash, visit.now)
+        else:
+            people.failed(connection, person.id, visit.now)
+    return is_right
