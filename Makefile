@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 PORT   ?= 8000
 DEBIAN := chromium fonts-noto-cjk default-jre-headless
 
-.PHONY: install run test chaos bench check format lock lock-bench clean
+.PHONY: install run test pictures chaos bench check format lock lock-bench clean
 
 install: $(STAMP)
 
@@ -28,6 +28,10 @@ run: install
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadgroup tests --ignore tests/test_crash.py
 	$(BIN)/python -m pytest tests/test_crash.py
+
+# The pictures of the guides, as the browser tests see the pages.
+pictures: install
+	PICTURES=docs/pictures $(BIN)/python -m pytest tests/test_desk_day.py tests/test_desk_pages.py
 
 # Every step at which a process can die, on both databases; CHAOS="--step … --seed …" repeats one. See docs/chaos.md.
 chaos: install

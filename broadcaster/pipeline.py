@@ -206,7 +206,9 @@ class Pipeline:
         with self.database.write() as connection:
             kept = _known(connection, identifier)
             if not kept.message.is_alert or kept.message.preset is None:
-                raise refuse("id", ja="文案から作った緊急のお知らせだけです。", en="Only an alert from a prepared text.")
+                raise refuse(
+                    "id", ja="文案から作った緊急のお知らせだけです。", en="Only an alert from a prepared text."
+                )
             if kept.message.expires_at <= now:
                 raise refuse("id", ja="もう終わりの日時を過ぎています。", en="Its time is over.")
             if kept.state is not Life.SUBMITTED:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +15,7 @@ from typing import Any
 
 import httpx2 as httpx
 import uvicorn
+from PIL import Image
 
 from broadcaster import app as assembly
 from broadcaster import reports
@@ -30,6 +33,14 @@ from broadcaster.web import create
 from tests.makers import NOW, a_sample, an_alert
 
 ORIGIN = "http://127.0.0.1"
+
+
+async def picture(page: Any, name: str) -> None:
+    """For the guides: `make pictures` has these tests draw docs/pictures/ anew. Few colours, so that they stay small."""
+    if folder := os.environ.get("PICTURES"):
+        drawn = Image.open(io.BytesIO(await page.screenshot()))
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        drawn.convert("RGB").quantize(96).save(Path(folder) / f"{name}.png", optimize=True)
 
 
 @dataclass

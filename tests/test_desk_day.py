@@ -14,7 +14,7 @@ from playwright.async_api import Browser, Page, expect
 
 from broadcaster.lifecycle import State
 from broadcaster.message import Mode
-from tests.desk import DeskUnderTest, a_whole_desk
+from tests.desk import DeskUnderTest, a_whole_desk, picture
 from tests.test_desk_pages import PHONE, SHOTS, WIDE
 from tests.test_rehearsal_browser import a_browser
 
@@ -58,6 +58,8 @@ async def test_the_whole_day(tmp_path: Path) -> None:
         await expect(writer.locator("article[data-medium=x] .post")).to_contain_text("図書館の休館のお知らせ")
         await expect(writer.locator("article[data-medium=email] .phone")).to_contain_text("設備の点検のため")
         await shot(writer, "1-write")
+        await writer.evaluate("scrollTo(0, 0)")
+        await picture(writer, "compose")
         await writer.get_by_role("button", name="承認を頼む").first.click()
         await writer.get_by_role("heading", name="図書館の休館のお知らせ").first.wait_for()
         await expect(writer.locator("main")).to_contain_text("自分の書いたものは承認できません。")
@@ -70,6 +72,7 @@ async def test_the_whole_day(tmp_path: Path) -> None:
         await approver.get_by_role("link", name="図書館の休館のお知らせ").click()
         await expect(approver.locator("main")).to_contain_text(f"メール {READERS}人")
         await shot(approver, "2-approve")
+        await picture(approver, "approval")
         await approver.get_by_role("button", name="承認する").click()
         await expect(approver.locator("main")).to_contain_text("秒で出ます")
         await shot(approver, "3-undo")
@@ -81,6 +84,7 @@ async def test_the_whole_day(tmp_path: Path) -> None:
         await expect(approver.locator("main")).to_contain_text("図書館の休館のお知らせ")
         await expect(approver.locator("main")).to_contain_text(f"{READERS}")
         await shot(approver, "4-sent")
+        await picture(approver, "sent")
 
         # Correct, and cancel
         await approver.get_by_role("link", name="訂正を出す").click()
@@ -115,6 +119,8 @@ async def test_three_in_the_morning_by_touch(tmp_path: Path) -> None:
         button = page.locator("[data-hold]")
         await button.wait_for()
         await shot(page, "night-2-confirm")
+        await page.evaluate("scrollTo(0, 0)")
+        await picture(page, "emergency")
 
         await held(page, button, 0.4)  # let go too early
         await expect(page.locator("#hold-said")).to_have_text("手が離れました。送っていません。")

@@ -11,7 +11,7 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page
 
 from tests import nu
-from tests.desk import a_day, a_desk, a_desk_server, pages
+from tests.desk import a_day, a_desk, a_desk_server, pages, picture
 from tests.test_rehearsal_browser import ARTIFACTS, a_browser
 
 SHOTS = ARTIFACTS / "desk"
@@ -86,10 +86,19 @@ async def _is_fine(page: Page, path: str, language: str) -> None:
     for size in (PHONE, WIDE):
         await page.set_viewport_size(size)  # type: ignore[arg-type]
         await page.screenshot(path=SHOTS / f"{name}-{language}-{size['width']}.png", full_page=True)
+        if size is WIDE and language == "ja" and (drawn := _drawn(path)):
+            await picture(page, drawn)
     await page.set_viewport_size(NARROW)  # type: ignore[arg-type]
     width = await page.evaluate("document.documentElement.scrollWidth")
     assert width <= NARROW["width"], (path, width)
     await page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+
+
+def _drawn(path: str) -> str:
+    """The picture in the guides that shows this page."""
+    if "view=month" in path:
+        return "calendar"
+    return {"sign-in": "sign-in", "/desk": "home", "/desk/messages": "messages"}.get(path, "")
 
 
 @pytest.mark.browser

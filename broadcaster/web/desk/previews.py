@@ -94,9 +94,13 @@ def _screens(channel: Board, message: Message, pipeline: Pipeline) -> dict[str, 
 
 
 def _spoken(channel: Board, message: Message, pipeline: Pipeline) -> dict[str, Any]:
-    pages = boards.pages_of(channel, [message], pipeline.clock.now())
-    text = next((page.body.decode() for page in pages if page.path == "dial/current.txt"), "")
-    return {"text": text, "seconds": round(seconds(text, "ja"))}
+    text, silent = (_current(channel, shown, pipeline) for shown in ([message], []))
+    return {"text": text, "seconds": round(seconds(text, "ja")), "is_silent": text == silent}
+
+
+def _current(channel: Board, shown: Sequence[Message], pipeline: Pipeline) -> str:
+    pages = boards.pages_of(channel, shown, pipeline.clock.now())
+    return next((page.body.decode() for page in pages if page.path == "dial/current.txt"), "")
 
 
 def mail_of(visit: Visit, message: Message, part: str) -> Response:
