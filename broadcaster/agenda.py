@@ -47,11 +47,10 @@ class Day:
     entries: Sequence[Entry] = field(default_factory=tuple)
 
 
-def entries_of(kept: Iterable[Kept], runs: Iterable[Run], language: str) -> list[Entry]:
+def entries_of(kept: Sequence[Kept], runs: Iterable[Run], language: str) -> list[Entry]:
     """In order of their hour, with what collides marked."""
-    shown = [_notice(one) for one in kept]
-    planned = [_run(run, language) for run in runs]
-    return sorted(_marked(shown, list(kept) if isinstance(kept, list) else []) + planned, key=lambda entry: entry.at)
+    shown = _marked([_notice(one) for one in kept], kept)
+    return sorted([*shown, *(_run(run, language) for run in runs)], key=lambda entry: entry.at)
 
 
 def _notice(kept: Kept) -> Entry:
@@ -89,7 +88,7 @@ def _run(run: Run, language: str) -> Entry:
     )
 
 
-def _marked(shown: list[Entry], kept: list[Kept]) -> list[Entry]:
+def _marked(shown: Sequence[Entry], kept: Sequence[Kept]) -> list[Entry]:
     by_place = {entry.link.rpartition("/")[2]: entry for entry in shown}
     marks: dict[str, list[str]] = {name: [] for name in by_place}
     messages = [one.message for one in kept if one.state in (State.SUBMITTED, State.SCHEDULED)]

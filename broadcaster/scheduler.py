@@ -37,7 +37,7 @@ from broadcaster.render import when
 from broadcaster.settings import Settings
 from broadcaster.signals import POLL_S, Wake
 from broadcaster.slots import fill
-from broadcaster.store import messages, meta, plans
+from broadcaster.store import audit, messages, meta, plans, retention
 from broadcaster.store.audit import Actor
 from broadcaster.store.database import Connection, StoreError
 from broadcaster.store.messages import ChangedMeanwhile, Kept
@@ -69,6 +69,9 @@ AHEAD = timedelta(days=8)
 HALF_A_DAY = timedelta(hours=12)
 """A notice that staff wrote for about this time stands for the rule's run."""
 
+TIDY_H = 1
+"""How often is looked at what is not kept any longer."""
+
 CLOCK = Actor(name="scheduler", via="rule")
 _PLANNED_UNTIL = "routine_planned_until"
 
@@ -84,11 +87,18 @@ class Scheduler:
         self._looked_at = self._look_at = pipeline.clock.now()
         self._trusted = LOOK
         self._ready: dict[int, Ready] = {}
+        kept = settings.desk["retention"]
+        self._kept_for = retention.Rules(
+            evidence=timedelta(days=kept["evidence_days"]),
+            discarded=timedelta(days=kept["discarded_drafts_days"]),
+            staff_mails=timedelta(days=kept["staff_mails_days"]),
+        )
 
     async def run(self) -> None:
         """Until cancelled."""
         wake = self.pipeline.signals.subscribe()
         self._timer.add_job(self._tick, IntervalTrigger(seconds=TICK_S), id="tick", misfire_grace_time=None)
+        self._timer.add_job(self._tidies, IntervalTrigger(hours=TIDY_H), id="tidy", misfire_grace_time=None)
         self._timer.start()
         log.info("scheduler.started")
         listener = asyncio.create_task(self._listens(wake))
@@ -100,6 +110,21 @@ class Scheduler:
         finally:
             listener.cancel()
             self._timer.shutdown(wait=False)
+
+    async def _tidies(self) -> None:
+        """What is not kept for ever goes, in steps so short that nobody waits for them."""
+        try:
+            await asyncio.to_thread(self.tidy)
+        except StoreError as error:
+            log.error("retention.failed", why=type(error).__name__)
+
+    def tidy(self) -> retention.Removed:
+        now = self.pipeline.clock.now()
+        removed = retention.sweep(self.pipeline.database, self._kept_for, now)
+        if not removed.is_nothing:
+            with self.pipeline.database.write() as connection:
+                audit.write(connection, CLOCK, "retention.swept", "retention", at=now, **vars(removed))
+        return removed
 
     async def _listens(self, wake: Wake) -> None:
         while True:

@@ -98,6 +98,14 @@ def newest(connection: Connection, limit: int = 50) -> Sequence[Issue]:
     return [_issue(row) for row in connection.execute(select(issues).order_by(issues.c.sent_at.desc()).limit(limit))]
 
 
+def live_before(connection: Connection, before: int | None, limit: int) -> Sequence[Issue]:
+    """Live issues by their numbers, newest first; `before` is the last one of the batch before."""
+    c = issues.c
+    earlier = [c.id < before] if before is not None else []
+    rows = connection.execute(select(issues).where(c.mode == Mode.LIVE, *earlier).order_by(c.id.desc()).limit(limit))
+    return [_issue(row) for row in rows]
+
+
 def newest_id(connection: Connection) -> int:
     return connection.execute(select(issues.c.id).order_by(issues.c.id.desc()).limit(1)).scalar() or 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -80,19 +81,20 @@ class Records:
 
     # The log
 
-    def show_log(self, visit: Visit) -> Response:
-        return self._log(visit)
+    def show_log(self, visit: Visit, problems: Sequence[Problem] = ()) -> Response:
+        return self._log(visit, wrong=problems)
 
     def check_all(self, visit: Visit) -> Response:
         with self.app.database.write() as connection:
             found = audit.check(connection, from_first=True)
         return self._log(visit, found)
 
-    def _log(self, visit: Visit, found: audit.Checked | None = None) -> Response:
+    def _log(self, visit: Visit, found: audit.Checked | None = None, *, wrong: Sequence[Problem] = ()) -> Response:
         if found is None:
             with self.app.database.write() as connection:
                 found = audit.check(connection)
         day, problems = _day(visit, "day")
+        problems = [*problems, *wrong]
         with self.app.database.read() as connection:
             rows = audit.newest(
                 connection,
