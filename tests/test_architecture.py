@@ -50,6 +50,7 @@ LIBRARIES = {
     "budoux": ["channels/signage.py"],
     "tldextract": ["broadcaster/weighted.py"],
     "joserfc": ["broadcaster/openid.py"],
+    "webauthn": ["broadcaster/passkeys.py"],
     "pwdlib": ["broadcaster/credentials.py"],
     "pyotp": ["broadcaster/credentials.py"],
     "segno": ["broadcaster/credentials.py"],

@@ -21,6 +21,7 @@ from broadcaster.web.desk import (
     sent,
     signin,
     signon,
+    touch,
 )
 from broadcaster.web.desk.visit import PATH, Desk
 
@@ -33,6 +34,7 @@ def desk_of(app: App) -> Desk:
     for part in (
         signin,
         signon,
+        touch,
         home,
         emergency,
         sent,

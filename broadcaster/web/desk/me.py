@@ -10,8 +10,8 @@ from broadcaster import credentials
 from broadcaster.credentials import fingerprint
 from broadcaster.problems import Problem
 from broadcaster.roles import Right
-from broadcaster.store import audit, people, sessions
-from broadcaster.web.desk.signin import SignIn, prove
+from broadcaster.store import audit, passkeys, people, sessions
+from broadcaster.web.desk.signin import SignIn, is_proved, prove
 from broadcaster.web.desk.visit import PATH, Desk, NotThere, Visit
 
 HERE = f"{PATH}/me"
@@ -38,6 +38,7 @@ class Me:
         with self.app.database.read() as connection:
             mine = sorted(sessions.of_person(connection, visit.person.id), key=lambda one: one[2], reverse=True)
             left = people.recovery_codes_left(connection, visit.person.id)
+            keys = passkeys.of_person(connection, visit.person.id)
         return visit.page(
             "desk/me.html",
             status=422 if problem else 200,
@@ -46,6 +47,8 @@ class Me:
                 (fingerprint(hash), began, seen, agent, hash == visit.session.hash) for hash, began, seen, agent in mine
             ],
             left=left,
+            keys=keys,
+            needs_code=not is_proved(visit),
             codes=codes or [],
             is_changed=visit.query("changed") == "password",
         )

@@ -94,14 +94,16 @@ class SignIn:
                 return self._wait(visit, pause.total_seconds())
         if not self._is_let_in(visit, person):
             self._failed(visit, person)
-            wrong = Problem(
-                where="name",
-                ja=visit.app.settings.words.page("errors.sign_in_failed"),
-                en=visit.app.settings.words.page("errors.sign_in_failed", "en"),
-            )
-            return self._form(visit, status=403, problems=(wrong,))
+            return self.refuse(visit)
         assert person is not None
         return self.begin(visit, person)
+
+    def refuse(self, visit: Visit) -> Response:
+        """The same words whatever was wrong."""
+        words = visit.app.settings.words
+        key = "errors.sign_in_failed"
+        wrong = Problem(where="name", ja=words.page(key), en=words.page(key, "en"))
+        return self._form(visit, status=403, problems=(wrong,))
 
     def _wait(self, visit: Visit, wait_s: float) -> Response:
         seconds = str(int(wait_s) + 1)
