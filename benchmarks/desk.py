@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from sqlalchemy import text
 from benchmarks.rounds import Figure, Spread, at_most
 from broadcaster.app import App
 from broadcaster.message import to_document
+from broadcaster.store import search
 from broadcaster.store.tables import microseconds
 from broadcaster.web import create
 from tests.desk import Person, a_day, an_app, pages
@@ -31,6 +33,7 @@ from tests.makers import a_notice
 TITLE = "The desk's pages, after years"
 MESSAGES, ROWS, A_MAILING = 100_000, 10_000_000, 4_800
 MOST_MS = 50.0
+PREVIEW_MS = 150.0
 
 
 def run_d1(quick: bool) -> list[Figure]:
@@ -74,6 +77,8 @@ def _fill(app: App, messages: int, rows: int) -> None:
         ):
             wanted = {name: value for name, value in values.items() if f":{name}" in statement}
             connection.execute(text(statement), wanted)
+        for id in range(1, messages + 1):
+            search.put(connection, id, document)
     readers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :most) "
     with app.database.write() as connection:
         connection.execute(
@@ -96,17 +101,35 @@ async def _figures(app: App, times: int) -> list[Figure]:
     person = await Person(client).sign_in("admin")
     old = f"/desk/sent/old-{_newest(app)}"
     found = [(path, await _measured(person, path, times)) for path in (*pages(app)[:-1], old, f"{old}/report")]
+    previews = await _previewed(person, times)
     await client.aclose()
-    return [
-        Figure(
-            name=f"D1 `{path}`, 95 of 100 within",
-            value=Spread(median=took[int(len(took) * 0.95)], low=took[0], high=took[-1]),
-            unit="ms",
-            bar=at_most(MOST_MS),
-            note=f"half within {took[len(took) // 2]:.1f} ms",
+    return [*(_figure(path, took, MOST_MS) for path, took in found), _figure("/desk/previews", previews, PREVIEW_MS)]
+
+
+def _figure(path: str, took: list[float], most: float) -> Figure:
+    name = re.sub(r"&?day=[0-9-]+", "", path)
+    return Figure(
+        name=f"D1 `{name}`, 95 of 100 within",
+        value=Spread(median=took[int(len(took) * 0.95)], low=took[0], high=took[-1]),
+        unit="ms",
+        bar=at_most(most),
+        note=f"half within {took[len(took) // 2]:.1f} ms",
+    )
+
+
+async def _previewed(person: Person, times: int) -> list[float]:
+    """What every pause of a writer costs: all media of a long notice, composed by their channels."""
+    fields = {"title": "荒川の清掃のお知らせ", "body": "清掃のため、通行止めになります。\n" * 40, "where": "whole"}
+    took = []
+    for number in range(times + 2):
+        began = time.perf_counter()
+        answer = await person.post(
+            "/desk/previews", **fields, channels=["email", "x", "rss", "signage", "dial", "page"]
         )
-        for path, took in found
-    ]
+        if number > 1:
+            took.append((time.perf_counter() - began) * 1_000)
+        assert answer.status_code == 200
+    return sorted(took)
 
 
 async def _measured(person: Person, path: str, times: int) -> list[float]:

@@ -219,7 +219,13 @@ def _ward(config: Path, base_url: str | None) -> Ward:
             ),
             districts=districts,
             towns=tuple(
-                Town(name=row["town_full"], kana=row["town_kana"], district=codes[row["district_estimated"]])
+                Town(
+                    name=row["town_full"],
+                    kana=row["town_kana"],
+                    district=codes[row["district_estimated"]],
+                    latitude=float(row.get("lat") or 0),
+                    longitude=float(row.get("lng") or 0),
+                )
                 for row in _csv(places / "towns.csv")
             ),
             screens=tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ class Town:
     name: str  # 西五反田一丁目
     kana: str
     district: str  # its district's code
+    latitude: float = 0.0
+    longitude: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +115,21 @@ class Ward:
                     return ()
                 found.append(town)
         return tuple(found)
+
+    def dots(self, width: float = 300.0) -> Mapping[str, list[tuple[float, float]]]:
+        """The towns of each district as points of a drawing, north up: by the district's code, `(x, y)` from the upper
+        left corner. At this size the ward is flat."""
+        placed = [town for town in self.towns if town.latitude]
+        if not placed:
+            return {}
+        west, north = min(town.longitude for town in placed), max(town.latitude for town in placed)
+        narrower = math.cos(math.radians(north))
+        scale = width / ((max(town.longitude for town in placed) - west) * narrower)
+        found: dict[str, list[tuple[float, float]]] = {}
+        for town in placed:
+            point = (town.longitude - west) * narrower * scale, (north - town.latitude) * scale
+            found.setdefault(town.district, []).append((round(point[0], 1), round(point[1], 1)))
+        return found
 
     def topic_bit(self, category: str) -> int:
         return 1 << self.category_by_id(category).bit

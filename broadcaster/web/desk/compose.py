@@ -114,6 +114,7 @@ class Compose:
             media=self.app.settings.enabled,
             read=partial(self._read_back, visit),
             completeness=completeness,
+            lowest=lambda dots: int(max(y for points in dots.values() for _, y in points)) + 17,
             **self._seen(visit, written),
         )
 
