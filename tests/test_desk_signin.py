@@ -117,7 +117,7 @@ async def test_what_was_sent_too_late_is_shown_to_the_same_person_once_and_to_no
     async with a_desk(tmp_path, clock=clock) as desk:
         person, other = await desk.person("admin"), None
         clock.move(timedelta(hours=2))
-        late = await person.post("/desk/people", name="tanaka", display="田中さん", role="viewer")
+        late = await person.post("/desk/people", name="kikaku", display="企画の人", role="viewer")
         assert late.status_code == 303
         found = re.search(r"ticket=([\w-]+)", late.headers["location"])
         assert found
@@ -126,10 +126,10 @@ async def test_what_was_sent_too_late_is_shown_to_the_same_person_once_and_to_no
         await person.sign_in("admin")
         shown = await person.get(f"/desk/resume?ticket={found[1]}")
         assert shown.status_code == 200
-        assert "田中さん" in shown.text
+        assert "企画の人" in shown.text
         assert (await person.get(f"/desk/resume?ticket={found[1]}")).status_code == 303
         with desk.app.database.read() as connection:
-            assert people.by_name(connection, "tanaka") is None
+            assert people.by_name(connection, "kikaku") is None
 
 
 async def test_leaving_ends_the_session(tmp_path: Path) -> None:

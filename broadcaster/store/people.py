@@ -34,7 +34,7 @@ class Person:
 
     @property
     def full_name(self) -> str:
-        """鈴木（広報広聴課）, as the pages write it."""
+        """当直（防災課）, as the pages write it."""
         return f"{self.display}（{self.section}）" if self.section else self.display
 
 
