@@ -114,7 +114,7 @@ def test_the_core_is_pure(name: str) -> None:
             assert ".".join(module.split(".")[:2]) in allowed, f"{name} imports {module}"
         else:
             assert top in {
-                "__future__", "collections", "contextlib", "dataclasses", "datetime", "enum", "hashlib", "itertools", "json", "random",
+                "__future__", "collections", "contextlib", "dataclasses", "datetime", "enum", "hashlib", "itertools", "json", "math", "random",
                 "re", "secrets", "typing", "unicodedata", "zoneinfo",
             }, f"{name} imports {module}"  # fmt: skip
 

@@ -30,7 +30,7 @@ from broadcaster.store.messages import ChangedMeanwhile
 from broadcaster.store.tables import deliveries as delivery_rows
 from broadcaster.store.tables import recipients as recipient_rows
 from broadcaster.web.desk.afteraction import difference
-from tests.desk import DeskUnderTest, Person, a_desk
+from tests.desk import DeskUnderTest, Person, a_day, a_desk
 from tests.house import a_house, alert, notice
 from tests.makers import NOW, a_notice, an_alert
 
@@ -811,3 +811,19 @@ async def test_a_key_counts_for_its_own_form(tmp_path: Path) -> None:
             assert answer.status_code == 303
             made.append(answer.headers["location"])
         assert len(set(made)) == 2
+
+
+async def test_whoever_may_hold_a_drill_may_take_it_back_and_nothing_live(tmp_path: Path) -> None:
+    async with a_desk(tmp_path) as desk:
+        a_day(desk.app)
+        writer = await desk.person("writer")
+        board = await writer.get("/desk/sent/13109-drill")
+        assert "/desk/sent/13109-drill/cancel" in board.text
+        assert "/desk/sent/13109-E04/cancel" not in (await writer.get("/desk/sent/13109-E04")).text
+        assert (await writer.get("/desk/sent/13109-E04/cancel")).status_code == 403
+        assert (await writer.post("/desk/sent/13109-E04/cancel", seen="x", key="k")).status_code == 403
+        page = await writer.get("/desk/sent/13109-drill/cancel")
+        fields = {name: Person.hidden(page, name) for name in ("key", "seen")}
+        assert (await writer.post("/desk/sent/13109-drill/cancel", **fields)).status_code == 303
+        assert desk.kept("13109-drill").state is Life.CANCELLED
+        assert desk.kept("13109-E04").state is Life.ISSUED

@@ -28,13 +28,13 @@ from broadcaster.lifecycle import MoveNotAllowed
 from broadcaster.manuscript import LONGEST, read_instant, text_problems
 from broadcaster.message import Change, Info, Message
 from broadcaster.problems import Problem, Refused
-from broadcaster.roles import Right
+from broadcaster.roles import Right, who_may
 from broadcaster.store import issues, requests
 from broadcaster.store.database import Connection
 from broadcaster.store.deliveries import PUSH
 from broadcaster.store.issues import Issue
 from broadcaster.store.messages import ChangedMeanwhile
-from broadcaster.web.desk.sent import Found, done_before, found_of, head_of, kept_once, language_name
+from broadcaster.web.desk.sent import Found, done_before, found_of, head_of, kept_once, language_name, may_change
 from broadcaster.web.desk.visit import PATH, Desk, Visit
 
 TEXTS = ("headline", "summary", "description", "spoken")
@@ -52,9 +52,10 @@ def register(desk: Desk) -> None:
     changing = Changing(desk)
     for change in Change:
         path = f"/sent/{{identifier}}/{change}"
-        desk.get(path, Right.CHANGE, partial(changing.ask, change))
-        desk.post(path, Right.CHANGE, partial(changing.go, change), asks_again=True)
-        desk.post(f"{path}/preview", Right.CHANGE, partial(changing.preview, change))
+        # Of what is live only with the right to it: looked at when the message is known (`may_change`).
+        desk.get(path, Right.DRILL, partial(changing.ask, change))
+        desk.post(path, Right.DRILL, partial(changing.go, change), asks_again=True)
+        desk.post(f"{path}/preview", Right.DRILL, partial(changing.preview, change))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +152,9 @@ class Changing:
     # What somebody else did meanwhile
 
     def _stop_if_over(self, visit: Visit, connection: Connection, found: Found, change: Change) -> None:
+        if not may_change(visit, found.issue.message):
+            names = [visit.w(f"roles.{role}") for role in who_may(Right.CHANGE)]
+            visit.stop("desk/says.html", status=403, what="no_right", slots={"role": "、".join(names)})
         after = issues.get(connection, found.issue.ended_by) if found.issue.ended_by else None
         if after is not None:
             visit.stop("desk/change-late.html", status=409, **self._late(visit, connection, found, after))

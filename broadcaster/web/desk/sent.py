@@ -21,7 +21,7 @@ from broadcaster.charts import Curve
 from broadcaster.clock import local
 from broadcaster.credentials import new_secret
 from broadcaster.delivery import UNSETTLED, Counts, State
-from broadcaster.message import Change
+from broadcaster.message import Change, Message
 from broadcaster.problems import Refused
 from broadcaster.roles import Right
 from broadcaster.store import audit, deliveries, issues, messages, recipients, requests
@@ -344,10 +344,15 @@ def place_of(found: Found) -> str:
     return "of-drill" if message.is_drill else "of-live" if message.is_alert else ""
 
 
+def may_change(visit: Visit, message: Message) -> bool:
+    """Whoever may hold a drill may take it back; what is live needs the right of its own."""
+    return visit.may(Right.DRILL if message.is_drill else Right.CHANGE)
+
+
 def offered(found: Found, visit: Visit) -> list[tuple[str, str]]:
     """The changes that can be made of it here, with their buttons."""
     message = found.issue.message
-    if not found.is_in_force(visit.now) or not visit.may(Right.CHANGE):
+    if not found.is_in_force(visit.now) or not may_change(visit, message):
         return []
     all_of_them = [
         (Change.CORRECTION, "correct"),
