@@ -1,16 +1,16 @@
 """What stands in the calendar: notices that wait or have gone out, and the runs of the routine rules; and where two of
-them collide. Pure."""
+them collide. No I/O."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from itertools import pairwise
 
 from broadcaster.almanac import Almanac, Run, holiday_name
 from broadcaster.clock import JST, local
 from broadcaster.lifecycle import State
-from broadcaster.message import Message
 from broadcaster.store.messages import Kept
 
 WEEK = timedelta(days=7)
@@ -91,21 +91,25 @@ def _run(run: Run, language: str) -> Entry:
 def _marked(shown: Sequence[Entry], kept: Sequence[Kept]) -> list[Entry]:
     by_place = {entry.link.rpartition("/")[2]: entry for entry in shown}
     marks: dict[str, list[str]] = {name: [] for name in by_place}
-    messages = [one.message for one in kept if one.state in (State.SUBMITTED, State.SCHEDULED)]
-    for one in messages:
-        for other in messages:
-            if one.identifier < other.identifier and _collide(one, other):
-                marks[one.identifier].append("same_minute")
-                marks[other.identifier].append("same_minute")
-        if one.expires_at - one.effective_at > LONG_AFTER:
-            marks[one.identifier].append("stays_long")
+    waiting = sorted(
+        (one.message for one in kept if one.state in (State.SUBMITTED, State.SCHEDULED)),
+        key=lambda message: message.effective_at,
+    )
+    posts = [message for message in waiting if "x" in message.channels]
+    for one, other in pairwise(posts):
+        if other.effective_at - one.effective_at < timedelta(minutes=1):  # the second hides the first
+            marks[one.identifier].append("same_minute")
+            marks[other.identifier].append("same_minute")
+    of_a_day: dict[tuple[str, date], list[str]] = {}
+    for message in waiting:
+        if not message.is_alert:
+            of_a_day.setdefault((message.category, local(message.effective_at).date()), []).append(message.identifier)
+        if message.expires_at - message.effective_at > LONG_AFTER:
+            marks[message.identifier].append("stays_long")
+    for names in of_a_day.values():
+        for name in names if len(names) > 1 else ():
+            marks[name].append("same_category")
     return [Entry(**{**vars(entry), "collides": tuple(dict.fromkeys(marks[name]))}) for name, entry in by_place.items()]
-
-
-def _collide(one: Message, other: Message) -> bool:
-    """Two posts in one minute: the second hides the first from those who follow."""
-    both_post = "x" in one.channels and "x" in other.channels
-    return both_post and abs(one.effective_at - other.effective_at) < timedelta(minutes=1)
 
 
 def month_of(day: date, entries: Sequence[Entry], almanac: Almanac) -> list[list[Day]]:
@@ -131,7 +135,8 @@ def _day(day: date, entries: Sequence[Entry], almanac: Almanac, *, month: int = 
         is_open=almanac.closed(day) is None,
         holiday=holiday_name(day) or "",
         is_in_month=not month or day.month == month,
-        entries=tuple(entry for entry in entries if entry.day == day),
+        # What staff wrote first: the runs of every day would fill the few lines that a cell has.
+        entries=tuple(sorted((e for e in entries if e.day == day), key=lambda entry: entry.is_run)),
     )
 
 

@@ -185,19 +185,23 @@ class Pipeline:
         now = self.clock.now()
         with self.database.write() as connection:
             kept = _known(connection, identifier)
-            if kept.created_by == actor.name and actor.via != "cli":
+            if actor.via != "cli" and actor.name in self.authors_of(connection, kept):
                 raise refuse("id", ja="自分の書いたものは承認できません。", en="You cannot approve your own text.")
             kept = messages.approve(connection, kept, by=actor.name, seen=seen or content_hash(kept.message))
             self._note(connection, actor, "message.approved", kept.message, hash=kept.approved_hash)
-            if kept.message.effective_at > now:
-                kept = self._schedule(connection, kept, actor)
-            elif wait:
-                kept = self._schedule(connection, kept, actor, at=now + wait)
+            at = max(kept.message.effective_at, now + wait)
+            if at > now:
+                kept = self._schedule(connection, kept, actor, at=at)
             else:
                 self.put(connection, kept, actor, self.plan(kept.message))
                 kept = messages.by_id(connection, kept.id)
         self.signals.notify()
         return kept
+
+    def authors_of(self, connection: Connection, kept: Kept) -> frozenset[str]:
+        """Everybody whose words stand in it: who wrote it first, and who handed it in again with other ones."""
+        acts = audit.about(connection, kept.message.identifier)
+        return frozenset({kept.created_by, *(entry.actor for entry in acts if entry.act == "message.submitted")})
 
     def approve_alone(self, identifier: str, actor: Actor, *, reason: str, also: Also | None = None) -> Kept:
         """Somebody sends an alert without a second person. Only a prepared one; it leaves a review open that another
@@ -253,12 +257,14 @@ class Pipeline:
                 also(connection, identifier)
             return kept
 
-    def withdraw(self, identifier: str, actor: Actor) -> Kept:
+    def withdraw(self, identifier: str, actor: Actor, *, also: Also | None = None) -> Kept:
         """It will not go out: what waits for approval, was returned, or is planned for its hour."""
         with self.database.write() as connection:
             kept = messages.move(connection, _known(connection, identifier), Move.WITHDRAW)
             plans.drop(connection, f"issue/{identifier}", at=self.clock.now(), reason="取り下げました。")
             self._note(connection, actor, "message.withdrawn", kept.message)
+            if also is not None:
+                also(connection, identifier)
         self.signals.notify()
         return kept
 

@@ -67,7 +67,13 @@ def test_two_posts_in_one_minute_collide_and_a_long_stay_is_pointed_out(settings
         kept(settings, "c", after=timedelta(hours=1, seconds=90), lasts=61),
     ]
     found = {entry.link.rpartition("/")[2]: entry.collides for entry in agenda.entries_of(notices, [], "ja")}
-    assert found == {"a": ("same_minute",), "b": ("same_minute",), "c": ("stays_long",)}
+    assert found == {
+        "a": ("same_minute", "same_category"),
+        "b": ("same_minute", "same_category"),
+        "c": ("stays_long", "same_category"),
+    }
+    alone = agenda.entries_of([kept(settings, "a", after=timedelta(hours=1))], [], "ja")
+    assert alone[0].collides == ()
 
 
 def test_a_notice_leads_to_where_it_stands(settings: Settings) -> None:

@@ -30,6 +30,7 @@ class Draft:
     version: int
     manuscript: Mapping[str, Any]
     identifier: str | None
+    asked_version: int | None
     created_by: str
     created_at: datetime
     saved_by: str
@@ -107,8 +108,10 @@ def save(
     return _draft(row)
 
 
-def became(connection: Connection, draft: Draft, identifier: str) -> None:
-    connection.execute(update(drafts).where(drafts.c.id == draft.id).values(identifier=identifier))
+def asked(connection: Connection, draft: Draft, identifier: str) -> None:
+    """Approval is asked for this version; the draft belongs to that message from now on."""
+    values = {"identifier": identifier, "asked_version": draft.version}
+    connection.execute(update(drafts).where(drafts.c.id == draft.id).values(values))
 
 
 def discard(connection: Connection, draft: Draft, at: datetime | None) -> None:
@@ -203,6 +206,7 @@ def _draft(row: Row[tuple[object, ...]]) -> Draft:
         version=v["version"],
         manuscript=json.loads(v["manuscript"]),
         identifier=v["identifier"],
+        asked_version=v["asked_version"],
         created_by=v["created_by"],
         created_at=v["created_at"],
         saved_by=v["saved_by"],

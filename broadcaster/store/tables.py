@@ -400,6 +400,7 @@ drafts = Table(
     Column("version", Integer, nullable=False, server_default="1"),
     Column("manuscript", Text, nullable=False),
     Column("identifier", String(64), unique=True),  # of the message that it has become
+    Column("asked_version", Integer),  # the version for which approval was last asked
     Column("created_by", String(64), nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("saved_by", String(64), nullable=False),

@@ -23,7 +23,7 @@ from broadcaster.store import audit, drafts, messages, notes, plans
 from broadcaster.store.database import Connection
 from broadcaster.store.messages import ChangedMeanwhile, Kept
 from broadcaster.web.desk.previews import previews_of
-from broadcaster.web.desk.records import act_word
+from broadcaster.web.desk.records import act_word, state_of
 from broadcaster.web.desk.visit import PATH, Desk, NotThere, Visit
 
 UNDO = timedelta(seconds=30)
@@ -68,6 +68,7 @@ class Approvals:
         status: int = 200,
         problems: Sequence[Problem] = (),
         changed: Sequence[Difference] = (),
+        is_changed: bool = False,
     ) -> Response:
         identifier = kept.message.identifier
         object = f"approval/{identifier}"
@@ -77,6 +78,7 @@ class Approvals:
         with self.app.database.read() as connection:
             said = notes.of(connection, identifier)
             draft = drafts.of_message(connection, identifier)
+            authors = self.app.pipeline.authors_of(connection, kept)
         return visit.page(
             "desk/approval.html",
             status=status,
@@ -84,12 +86,14 @@ class Approvals:
             kept=kept,
             message=kept.message,
             seen=content_hash(kept.message),
-            is_own=kept.created_by == visit.person.name,
+            is_own=visit.person.name in authors,
+            asked_version=(draft.asked_version if draft else None) or 0,
             reach=self.app.pipeline.reach(kept.message),
             previews=previews_of(visit, kept.message),
             said=said,
             others=others,
             changed=changed,
+            is_changed=is_changed,
             draft=draft,
             reason=visit.field("reason"),
             goes_at=max(kept.message.effective_at, visit.now),
@@ -114,6 +118,8 @@ class Approvals:
         try:
             kept = self.app.pipeline.approve(identifier, visit.actor, seen=visit.field("seen"), wait=wait)
         except (ChangedMeanwhile, MoveNotAllowed):
+            if self._kept(visit).approved_by == visit.person.name:
+                return visit.go(f"{PATH}/messages/{identifier}")  # the same press once more
             return self._too_late(visit, identifier)
         return visit.go(f"{PATH}/{'sent' if kept.issued_as else 'messages'}/{identifier}")
 
@@ -121,14 +127,25 @@ class Approvals:
         """Somebody was faster, or the words are other ones now: which of them, and what that means."""
         kept = self._kept(visit)
         if kept.state is State.SUBMITTED:
-            with self.app.database.read() as connection:
-                draft = drafts.of_message(connection, identifier)
-                versions = drafts.versions(connection, draft.id) if draft else ()
-            changed = differences(versions[1].manuscript, versions[0].manuscript) if len(versions) > 1 else ()
-            return self._page(visit, kept, status=409, changed=changed)
+            return self._page(visit, kept, status=409, changed=self._since(visit, identifier), is_changed=True)
         return visit.page(
-            "desk/approval-late.html", status=409, kept=kept, message=kept.message, act=self._last_act(identifier)
+            "desk/approval-late.html",
+            status=409,
+            kept=kept,
+            message=kept.message,
+            state=state_of(visit, kept),
+            act=self._last_act(identifier),
         )
+
+    def _since(self, visit: Visit, identifier: str) -> Sequence[Difference]:
+        """What is different from the version that the approver had opened; nothing where that is not known."""
+        with self.app.database.read() as connection:
+            draft = drafts.of_message(connection, identifier)
+            known = {v.version: v.manuscript for v in drafts.versions(connection, draft.id)} if draft else {}
+        asked = visit.field("asked_version")
+        before = known.get(int(asked)) if asked.isascii() and asked.isdigit() and len(asked) < 10 else None
+        after = known.get((draft.asked_version if draft else None) or 0)
+        return differences(before, after) if before is not None and after is not None else ()
 
     def _last_act(self, identifier: str) -> audit.Entry | None:
         with self.app.database.read() as connection:

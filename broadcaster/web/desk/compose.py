@@ -25,7 +25,7 @@ from broadcaster.roles import Right
 from broadcaster.store import audit, drafts, messages, notes
 from broadcaster.store.database import Connection
 from broadcaster.store.drafts import Draft
-from broadcaster.store.messages import ChangedMeanwhile
+from broadcaster.store.messages import ChangedMeanwhile, Kept
 from broadcaster.web.desk.previews import mail_of, previews_of
 from broadcaster.web.desk.visit import PATH, Desk, NotThere, Visit
 
@@ -303,8 +303,7 @@ class Compose:
 
     def _propose(self, visit: Visit, draft: Draft, message: Message, found: Sequence[Remark]) -> str:
         def also(connection: Connection, identifier: str) -> None:
-            if draft.identifier is None:
-                drafts.became(connection, draft, identifier)
+            drafts.asked(connection, draft, identifier)
             if found:
                 audit.write(
                     connection,
@@ -338,23 +337,42 @@ class Compose:
             draft = drafts.of_message(connection, identifier) if kept else None
         if kept is None:
             raise NotThere
+        self._refuse_strangers(visit, kept)
         if kept.state is State.SCHEDULED:
-            self.app.pipeline.withdraw(identifier, visit.actor)
+            self.app.pipeline.withdraw(identifier, visit.actor, also=partial(self._keep_words, visit, kept))
+            return visit.go(f"{PATH}/drafts")
+        if kept.state is State.WITHDRAWN:
             with self.app.database.write() as connection:
-                fresh = drafts.add(connection, manuscript_of(kept.message), by=visit.person.name, at=visit.now)
+                fresh = self._draft_of(visit, kept, connection, identifier)
             return visit.go(f"{PATH}/drafts/{fresh.id}")
         if kept.state not in (State.SUBMITTED, State.RETURNED):
             return visit.go(f"{PATH}/messages/new?from={identifier}")
         if draft is None:
             with self.app.database.write() as connection:
-                draft = drafts.add(
-                    connection,
-                    manuscript_of(kept.message),
-                    by=visit.person.name,
-                    at=visit.now,
-                    identifier=identifier,
-                )
+                draft = self._draft_of(visit, kept, connection, identifier, linked=True)
         return visit.go(f"{PATH}/drafts/{draft.id}")
+
+    def _refuse_strangers(self, visit: Visit, kept: Kept) -> None:
+        """Another's notice is changed by whoever may approve, and by nobody else."""
+        with self.app.database.read() as connection:
+            authors = self.app.pipeline.authors_of(connection, kept)
+        if visit.person.name not in authors and not visit.may(Right.APPROVE):
+            visit.stop("desk/says.html", status=403, what="no_right", slots={"role": visit.w("roles.approver")})
+
+    def _keep_words(self, visit: Visit, kept: Kept, connection: Connection, identifier: str) -> None:
+        """In the transaction that takes it from its hour: its words are a draft again."""
+        self._draft_of(visit, kept, connection, identifier)
+
+    def _draft_of(
+        self, visit: Visit, kept: Kept, connection: Connection, identifier: str, *, linked: bool = False
+    ) -> Draft:
+        return drafts.add(
+            connection,
+            manuscript_of(kept.message),
+            by=visit.person.name,
+            at=visit.now,
+            identifier=identifier if linked else None,
+        )
 
     # History
 

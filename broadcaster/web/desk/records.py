@@ -64,20 +64,13 @@ class Records:
             "desk/messages.html",
             status=422 if problems else 200,
             problems=problems,
-            shown=[(one, self._state(visit, one)) for one in shown],
+            shown=[(one, state_of(visit, one)) for one in shown],
             states=[(state, _state_word(visit, state)) for state in STATES],
             categories=[(one.id, one.name) for one in self.app.settings.ward.categories],
             asked={name: visit.query(name) for name in _FILTERS},
             without=[(visit.query(name), _address(visit, but=name)) for name in _FILTERS if visit.query(name)],
             older=_address(visit, before=ids[A_PAGE - 1]) if len(ids) > A_PAGE else "",
         )
-
-    def _state(self, visit: Visit, kept: Kept) -> str:
-        state = kept.state.value
-        if kept.state in (State.ISSUED, State.EXPIRED):
-            is_over = kept.state is State.EXPIRED or kept.message.expires_at <= visit.now
-            state = "ended" if is_over else "in_force"
-        return _state_word(visit, state)
 
     # The log
 
@@ -121,6 +114,15 @@ class Records:
             if len(rows) > AN_AUDIT_PAGE
             else "",
         )
+
+
+def state_of(visit: Visit, kept: Kept) -> str:
+    """Where a message stands, in words; time decides between in force and ended."""
+    state = kept.state.value
+    if kept.state in (State.ISSUED, State.EXPIRED):
+        is_over = kept.state is State.EXPIRED or kept.message.expires_at <= visit.now
+        state = "ended" if is_over else "in_force"
+    return _state_word(visit, state)
 
 
 def act_word(visit: Visit, act: str) -> str:

@@ -29,6 +29,7 @@ def upgrade() -> None:
         sa.Column("version", sa.Integer(), server_default="1", nullable=False),
         sa.Column("manuscript", sa.Text(), nullable=False),
         sa.Column("identifier", sa.String(length=64), nullable=True),
+        sa.Column("asked_version", sa.Integer(), nullable=True),
         sa.Column("created_by", sa.String(length=64), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("saved_by", sa.String(length=64), nullable=False),
