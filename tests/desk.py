@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx2 as httpx
 import uvicorn
+from axe_playwright_python.async_playwright import Axe
 from PIL import Image
 
 from broadcaster import app as assembly
@@ -33,6 +34,25 @@ from broadcaster.web import create
 from tests.makers import NOW, a_sample, an_alert
 
 ORIGIN = "http://127.0.0.1"
+
+
+AA = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}}
+
+
+async def violations(page: Any) -> list[tuple[str, list[str]]]:
+    """What axe finds on this page at WCAG 2.1 AA. A page that renews itself in the middle takes axe with it, and nobody
+    is told: then it is asked once more."""
+    for last in (False, True):
+        try:
+            async with asyncio.timeout(60):
+                found = await Axe().run(page, options=AA)
+        except TimeoutError:
+            if last:
+                raise
+            await page.reload()
+        else:
+            break
+    return [(each["id"], [node["html"][:160] for node in each["nodes"]][:4]) for each in found.response["violations"]]
 
 
 async def picture(page: Any, name: str) -> None:
@@ -268,7 +288,11 @@ async def a_whole_desk(folder: Path) -> AsyncIterator[DeskUnderTest]:
 async def _served(app: App, *, closes: bool = True) -> AsyncIterator[str]:
     """`closes`: the application ends with the server, as in a web process."""
     site = create(app) if closes else create(_lent(app))
-    server = uvicorn.Server(uvicorn.Config(site, host="127.0.0.1", port=0, log_level="warning", lifespan="on"))
+    # As the web process ends: a stream that somebody still has open keeps it no longer than this.
+    config = uvicorn.Config(
+        site, host="127.0.0.1", port=0, log_level="warning", lifespan="on", timeout_graceful_shutdown=3
+    )
+    server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     async with asyncio.timeout(20):
         while not server.started:

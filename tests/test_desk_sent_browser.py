@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, BrowserContext, Page
 
 from broadcaster import app as assembly
@@ -23,7 +22,7 @@ from broadcaster.rehearsal import smtp, x
 from broadcaster.rehearsal.faults import Fault, Faults, Kind
 from broadcaster.store import notes, subscribers
 from broadcaster.store.audit import Actor
-from tests.desk import DeskUnderTest, a_desk_server
+from tests.desk import DeskUnderTest, a_desk_server, violations
 from tests.makers import a_notice, an_alert
 from tests.test_desk_sent import ALERT, DRILL, NOTICE, ends, letters_end, of, one_of
 from tests.test_rehearsal_browser import ARTIFACTS, a_browser
@@ -31,7 +30,6 @@ from tests.test_rehearsal_browser import ARTIFACTS, a_browser
 pytestmark = pytest.mark.browser
 
 SHOTS = ARTIFACTS / "desk-sent"
-AA = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}}
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 DUTY = Actor(name="duty", via="desk")
 
@@ -226,11 +224,7 @@ async def test_every_page_after_sending_is_usable_by_everybody(tmp_path: Path, l
 
 
 async def _is_fine(page: Page, path: str, language: str, *, is_night: bool) -> None:
-    found = await Axe().run(page, options=AA)
-    assert not found.response["violations"], (
-        path,
-        [(v["id"], [node["html"][:160] for node in v["nodes"]][:4]) for v in found.response["violations"]],
-    )
+    assert not (found := await violations(page)), (path, found)
     name = re.sub(r"[^a-z0-9A-Z-]+", "-", path).strip("-") + f"-{language}" + ("-night" if is_night else "")
     for size in (PHONE, WIDE):
         await page.set_viewport_size(size)  # type: ignore[arg-type]

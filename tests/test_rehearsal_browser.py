@@ -70,7 +70,9 @@ async def a_running_site(folder: Path) -> AsyncIterator[Running]:
     settings = configuration.load({"BROADCASTER_HOME": str(folder / "home")})
     app = assembly.assemble(settings, clock=FrozenClock(NOW), standins={"email": 1, "x": 1})
     app.database.upgrade()
-    server = uvicorn.Server(uvicorn.Config(create(app), port=0, log_level="warning", lifespan="on"))
+    server = uvicorn.Server(
+        uvicorn.Config(create(app), port=0, log_level="warning", lifespan="on", timeout_graceful_shutdown=3)
+    )
     task = asyncio.create_task(server.serve())
     async with asyncio.timeout(20):
         while not server.started:
