@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from itertools import pairwise
 
 from broadcaster.almanac import Almanac, Run, holiday_name
@@ -151,7 +151,11 @@ def span_of(view: str, day: date) -> tuple[datetime, datetime]:
         last = (begin + timedelta(days=32)).replace(day=1) + WEEK
     else:
         first, last = day, day + timedelta(days=31)
-    return tuple(datetime.combine(each, datetime.min.time(), JST) for each in (first, last))  # type: ignore[return-value]
+    return _midnight(first), _midnight(last)
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), JST)
 
 
 def next_of(view: str, day: date, step: int) -> date:

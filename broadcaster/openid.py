@@ -15,12 +15,12 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 
 from joserfc import jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import KeySet
+from joserfc.jwk import KeySet, KeySetSerialization
 
 LARGEST = 256 * 1024
 TIMEOUT_S = 5.0
@@ -96,7 +96,9 @@ class SignOn:
         if not isinstance(token, str):
             raise SignOnFailed("there is no id_token")
         try:
-            read = jwt.decode(token, KeySet.import_key_set(dict(keys)), algorithms=ALGORITHMS)  # type: ignore[arg-type]
+            # What came over the network is as the library reads it, or is refused by it.
+            key_set = KeySet.import_key_set(cast(KeySetSerialization, dict(keys)))
+            read = jwt.decode(token, key_set, algorithms=ALGORITHMS)
             rules = jwt.JWTClaimsRegistry(
                 now=lambda: int(now.timestamp()),
                 leeway=LEEWAY_S,

@@ -17,14 +17,33 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, or_, select, text
-from sqlalchemy import column as named
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    Text,
+    and_,
+    cast,
+    column,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    table,
+)
+from sqlalchemy.dialects import postgresql
 
 from broadcaster.lifecycle import State
 from broadcaster.message import Mode
 from broadcaster.store.tables import issues, messages
 
 TABLE = "messages_search"
+_VECTORS = table(TABLE, column("id", BigInteger), column("words", postgresql.TSVECTOR))
+_FTS = table(TABLE, column("rowid", BigInteger), column("words", Text))
+"""The same table as PostgreSQL and as SQLite have it; migration 0005 makes them."""
+
 _PAIRED = "\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af\U00020000-\U0003ffff"
 _RUN = re.compile(rf"([{_PAIRED}]+)|([^\W_{_PAIRED}]+)")
 
@@ -64,17 +83,12 @@ def put(connection: Connection, id: int, document: str) -> None:
     """Keep the words of a message, in the transaction that keeps the message."""
     found = grams_of(document)
     if connection.dialect.name == "postgresql":
-        connection.execute(
-            text(
-                f"INSERT INTO {TABLE} (id, words) VALUES (:id, array_to_tsvector(CAST(:words AS text[]))) "  # noqa: S608
-                "ON CONFLICT (id) DO UPDATE SET words = excluded.words"
-            ),
-            {"id": id, "words": sorted(set(found))},
-        )
+        vector = func.array_to_tsvector(cast(sorted(set(found)), postgresql.ARRAY(Text)))
+        new = postgresql.insert(_VECTORS).values(id=id, words=vector)
+        connection.execute(new.on_conflict_do_update(index_elements=["id"], set_={"words": new.excluded.words}))
         return
-    connection.execute(text(f"DELETE FROM {TABLE} WHERE rowid = :id"), {"id": id})  # noqa: S608
-    words = " ".join(dict.fromkeys(found))
-    connection.execute(text(f"INSERT INTO {TABLE} (rowid, words) VALUES (:id, :words)"), {"id": id, "words": words})  # noqa: S608
+    connection.execute(delete(_FTS).where(_FTS.c.rowid == id))
+    connection.execute(insert(_FTS).values(rowid=id, words=" ".join(dict.fromkeys(found))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +124,16 @@ def newest(
     if wanted.words.strip() and not grams_asked:
         return []  # signs alone
     if grams_asked:
-        if connection.dialect.name == "postgresql":
-            found, value = f"SELECT id FROM {TABLE} WHERE words @@ CAST(:asked AS tsquery)", _tsquery(grams_asked)  # noqa: S608
-        else:
-            found, value = f"SELECT rowid FROM {TABLE} WHERE {TABLE} MATCH :asked", _match(grams_asked)  # noqa: S608
-        matching = text(found).bindparams(bindparam("asked", value)).columns(named("id"))
-        query = query.where(c.id.in_(matching))
+        query = query.where(c.id.in_(_matching(connection, grams_asked)))
     return connection.execute(query).scalars().all()
+
+
+def _matching(connection: Connection, found: Sequence[tuple[str, bool]]) -> Select[tuple[int]]:
+    if connection.dialect.name == "postgresql":
+        query = cast(_tsquery(found), postgresql.TSQUERY)
+        return select(_VECTORS.c.id).where(_VECTORS.c.words.bool_op("@@")(query))
+    # FTS5 is asked through the column of the table's own name.
+    return select(_FTS.c.rowid).where(column(TABLE).bool_op("MATCH")(_match(found)))
 
 
 def _is_in(state: str, now: datetime) -> ColumnElement[bool]:

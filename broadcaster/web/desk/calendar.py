@@ -3,7 +3,7 @@ show."""
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date
 
 from starlette.responses import Response
 
@@ -57,7 +57,7 @@ class Calendar:
 
 def _day(text: str) -> date | None:
     try:
-        day = datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007 - a day of the calendar has no zone
+        day = date.fromisoformat(text)
     except ValueError:
         return None
     return day if 2000 <= day.year <= 2100 else None
