@@ -34,7 +34,7 @@ from sqlalchemy import insert, text, update
 from benchmarks.rounds import ROUNDS, ROUNDS_QUICK, Figure, Spread, at_least, machine, ratio, spread, table
 from broadcaster.delivery import Lane, State
 from broadcaster.message import Mode
-from broadcaster.store import deliveries, recipients, tables
+from broadcaster.store import deliveries, leases, recipients, tables
 from broadcaster.store.database import Connection, Database
 from tests import servers
 
@@ -57,6 +57,7 @@ ENDS = 10
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
 AUDIENCE = {"language": "ja", "format": "text", "topic": 8, "districts": 1, "is_drill": False}
 WORKER = 7
+DELIVERED = recipients.End(State.DELIVERED)
 _READERS = 100_000
 
 
@@ -66,6 +67,7 @@ class Ledger:
 
     database: Database
     number: int = 1_000_000
+    lease: int = 0
 
     def fill(self, history: int, readers: int = _READERS) -> None:
         with self.database.write() as connection:
@@ -132,8 +134,10 @@ class Ledger:
     def steps(self) -> Iterator[tuple[str, Callable[[], None]]]:
         """What the sender does with a mailing, batch by batch."""
         yield from (("fan_out", self._fan_out) for _ in range(LETTERS // recipients.CHUNK))
-        yield from (("claims", self._claim) for _ in range(LETTERS // CLAIM))
-        yield from (("marks", partial(self._mark, first)) for first in range(1, LETTERS + 1, MARK))
+        for claimed in range(1, LETTERS + 1, CLAIM):
+            yield "claims", self._claim
+            yield from (("marks", partial(self._mark, first)) for first in range(claimed, claimed + CLAIM, MARK))
+            yield "marks", self._end_lease
 
     def _fan_out(self) -> None:
         with self.database.write() as connection:
@@ -141,16 +145,20 @@ class Ledger:
 
     def _claim(self) -> None:
         with self.database.write() as connection:
-            letters = recipients.claim(connection, self.number, worker=WORKER, now=NOW, limit=CLAIM)
-        assert len(letters) == CLAIM
+            taken = recipients.claim(connection, self.number, worker=WORKER, now=NOW, limit=CLAIM)
+        assert len(taken.letters) == CLAIM
+        self.lease = taken.lease
 
     def _mark(self, first: int) -> None:
-        marks = [
-            recipients.Mark(self.number, n, State.DELIVERED, "250 2.0.0 Ok: queued as 4XyZ1234", NOW)
-            for n in range(first, first + MARK)
-        ]
+        record = recipients.Record()
+        for n in range(first, first + MARK):
+            record.put(self.number, n, self.lease, DELIVERED, "250 2.0.0 Ok: queued as 4XyZ1234")
         with self.database.write() as connection:
-            recipients.mark(connection, marks, worker=WORKER, now=NOW)
+            recipients.write_down(connection, record, NOW)
+
+    def _end_lease(self) -> None:
+        with self.database.write() as connection:
+            leases.end(connection, [self.lease])
 
     def ends(self) -> None:
         with self.database.write() as connection:
@@ -202,8 +210,7 @@ def _write_history(connection: Connection, mailing: int, number: int) -> None:
     ]
     if not is_sqlite:
         steps += [
-            "UPDATE recipients SET state = 1, worker_id = 1 WHERE delivery_id = :mailing",
-            "UPDATE recipients SET state = 2, worker_id = NULL, attempts = 1, settled_at = 0,"
+            "UPDATE recipients SET state = 2, attempts = 1, settled_at = 0,"
             " reply = '250 2.0.0 Ok: queued as 4XyZ' || subscriber_id WHERE delivery_id = :mailing",
         ]
     for step in steps:

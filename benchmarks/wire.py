@@ -28,7 +28,7 @@ from broadcaster.signals import LocalSignals
 from broadcaster.store import deliveries, issues
 from broadcaster.store.database import Database
 from broadcaster.store.deliveries import Delivery
-from broadcaster.store.recipients import Claimed, Mark
+from broadcaster.store.recipients import Claimed, Record, Taken
 from channels.email import Email
 
 
@@ -46,19 +46,27 @@ class NoLedger:
 
     def __init__(self, mailing: Delivery, letters: list[Claimed]) -> None:
         self._mailing, self._letters, self._waiting = mailing, letters, list(letters)
-        self.settled = 0
+        self.settled = self._leases = 0
 
     async def reads(self, work: object, *args: object) -> list[Delivery]:
         return [self._mailing]
 
     async def writes_next(
-        self, work: object, batch: Sequence[Mark], recalled: object, wanted: Sequence[tuple[Delivery, int]]
-    ) -> list[list[Claimed]]:
-        self.settled += sum(mark.state is State.DELIVERED for mark in batch)
-        self._waiting += [self._letters[mark.subscriber_id] for mark in batch if mark.state is State.QUEUED]
+        self,
+        work: object,
+        record: Record,
+        over: object,
+        recalled: object,
+        wanted: Sequence[tuple[Delivery, int]],
+    ) -> list[Taken]:
+        for by_end in record.by_mailing(record.leases).values():
+            for end, said in by_end.items():
+                self.settled += len(said) if end.state is State.DELIVERED else 0
+                self._waiting += [self._letters[n] for n in said] if end.state is State.QUEUED else []
         claimed = []
         for _, most in wanted:
-            claimed.append(self._waiting[-most:])
+            self._leases += 1
+            claimed.append(Taken(self._leases, self._waiting[-most:], is_all=len(self._waiting) <= most))
             del self._waiting[-most:]
         return claimed
 
@@ -89,7 +97,15 @@ def main() -> None:
             rows = deliveries.of_issue(connection, issue.id)
         mailing = next(row for row in rows if row.part == "ja.html")
         letters = [
-            Claimed(n, 0, f"reader-{n}@mail-{n % DOMAINS}.example", f"mail-{n % DOMAINS}.example", 0, is_in_doubt=False)
+            Claimed(
+                n,
+                0,
+                f"reader-{n}@mail-{n % DOMAINS}.example",
+                f"mail-{n % DOMAINS}.example",
+                0,
+                is_in_doubt=False,
+                due_at=0,
+            )
             for n in range(number)
         ]
         ledger = NoLedger(mailing, letters)

@@ -6,7 +6,7 @@ emergencies 5 times, a plain queue 28 times.)
 
     feed      which mailings are open, from the ledger; their fan-out continued on the way
     lines     each warm line carries letter after letter
-    ledger    write down what became of them, in batches of at most 80 or 25 ms, and claim the next ones into a small
+    ledger    write down what became of them, in batches of at most 100 or 25 ms, and claim the next ones into a small
               store in memory by the same transaction
 
 Isolation by mail domain: a domain that has not answered well yet is probed, by one letter. Probes hold at most half of
@@ -14,7 +14,7 @@ the lines until they are answered or late, a late line gets a stand-in, and a do
 not go for such a reason take no place of those that can: more are claimed beside them, or they wait in the ledger.
 
 After kill -9 at most the letters on the wire and `UNRECORDED` more are repeated, with the same Message-ID: the lines wait
-when the record falls behind.
+when the record falls behind. What is in hand stands in the ledger as a lease: one row for what was claimed together.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from broadcaster.channel import (
 from broadcaster.clock import Clock
 from broadcaster.delivery import RETRY, Breaker, Lane, State, writable
 from broadcaster.signals import POLL_S, Signals
-from broadcaster.store import deliveries, issues, recipients, workers
+from broadcaster.store import deliveries, issues, leases, recipients, workers
 from broadcaster.store.database import Connection, Database, StoreError
 from broadcaster.store.deliveries import Delivery
-from broadcaster.store.recipients import Claimed, Mark
+from broadcaster.store.recipients import NOTHING, End, Record, Taken
 
 log = structlog.get_logger(__name__)
 
@@ -59,10 +59,10 @@ MOST_IN_HAND = 2_400
 """With those that wait for their domain."""
 
 UNRECORDED = 200
-"""The most letters that have gone out and are not in the ledger yet."""
+"""The most letters that have been answered and are not in the ledger yet, beside those on the lines."""
 
-BATCH = 80
-"""One batch being written, one filling, and two letters on each of twenty lines: just `UNRECORDED`."""
+BATCH = 100
+"""One batch being written and one filling: just `UNRECORDED`."""
 
 BATCH_S = 0.025
 
@@ -166,6 +166,10 @@ class Tray:
         return drawn
 
 
+_DELIVERED = End(State.DELIVERED)
+MOST_REPLY = 200
+"""Characters of a mail server's answer that are kept."""
+
 _BITS = 36
 _READERS = (1 << _BITS) - 1
 """A letter's key is its ledger row: the delivery's number and, in the lower 36 bits, the subscriber's."""
@@ -245,12 +249,15 @@ class Mailroom:
         self._open: dict[int, _Open] = {}
         self._stopping: set[int] = set()
         self._in_doubt: set[int] = set()  # letters of which an earlier attempt may have arrived, by their keys
+        self._lease_of: dict[int, int] = {}  # of every letter in hand, by its key
+        self._left: dict[int, int] = {}  # of every lease, so many letters are in hand
+        self._over: list[int] = []  # leases of which none is, to be ended with the record of the last
         self._may_hold = False  # a claim whose end was not heard
         self._carried: dict[int, tuple[Letter, Lane, float]] = {}
         self._answered_at = 0.0
         self._usual_s = 0.0  # from a line's taking a letter to the answer, of late
-        self._marks: list[Mark] = []
-        self._given_up: list[Mark] = []  # of letters that have not been out
+        self._answered = Record()
+        self._given_up = Record()  # of letters that have not been out
         self._writing = 0
         self._page: asyncio.Task[None] | None = None  # the turn under way, or the last
         self._looking: asyncio.Task[Sequence[Delivery]] | None = None
@@ -336,25 +343,25 @@ class Mailroom:
             return await self._glance()
         known = {mailing.id for mailing in self._mailings}
         try:
-            mailings, alert, letters = await self.database.writes_next(self._look_and_claim, known)
+            mailings, alert, taken = await self.database.writes_next(self._look_and_claim, known)
         except StoreError:
             self._may_hold = True
             raise
         if alert is not None:
-            self._take_in_hand(alert, letters)
+            self._take_in_hand(alert, taken)
             self._announce()
         return mailings
 
     def _look_and_claim(
         self, connection: Connection, known: Collection[int]
-    ) -> tuple[Sequence[Delivery], Delivery | None, Sequence[Claimed]]:
+    ) -> tuple[Sequence[Delivery], Delivery | None, Taken]:
         now = self.clock.now()
         mailings = deliveries.open_mailings(connection, self.channel.name, self.channel.mode)
         for mailing in mailings:
             is_new_alert = mailing.lane is Lane.PRIORITY and mailing.id not in known and not mailing.is_stopping
             if is_new_alert and mailing.expires_at > now:
                 return mailings, mailing, self._claim(connection, mailing, IN_HAND, now)
-        return mailings, None, ()
+        return mailings, None, NOTHING
 
     def _may_have_more(self, mailings: Sequence[Delivery]) -> None:
         self._mailings = [mailing for mailing in mailings if not mailing.is_stopping]
@@ -547,7 +554,7 @@ class Mailroom:
         return letter
 
     def _next(self) -> Letter | None:
-        if self._is_held or len(self._carried) + len(self._marks) + self._writing >= UNRECORDED:
+        if self._is_held or len(self._answered) + self._writing >= UNRECORDED:
             return None
         for lane, tray in self._trays.items():
             if not tray.size:
@@ -639,19 +646,30 @@ class Mailroom:
         self, letter: Letter, state: State, reply: str = "", due_at: datetime | None = None, *, was_tried: bool = True
     ) -> None:
         """`due_at` is for those that are queued again."""
-        self._retries.pop(letter.key, None)
-        if is_in_doubt := letter.key in self._in_doubt:
-            self._in_doubt.remove(letter.key)
+        key = letter.key
+        self._retries.pop(key, None)
+        if is_in_doubt := key in self._in_doubt:
+            self._in_doubt.remove(key)
             if state in (State.STOPPED, State.FAILED):
                 state = State.UNKNOWN  # this time it did not arrive; before it may have
             is_in_doubt = state is State.QUEUED
+        end = _DELIVERED if state is State.DELIVERED else End(state, due_at, was_tried, is_in_doubt)
         if not reply.isprintable():
             reply = writable(reply)
-        mark = Mark(delivery_of(letter), letter.subscriber, state, reply[:200], due_at, was_tried, is_in_doubt)
-        (self._marks if was_tried else self._given_up).append(mark)
+        record = self._answered if was_tried else self._given_up
+        record.put(key >> _BITS, letter.subscriber, self._leaves(key), end, reply[:MOST_REPLY])
         self._due.set()
-        if len(self._marks) >= BATCH:
+        if len(self._answered) >= BATCH:
             self._at_once.set()
+
+    def _leaves(self, key: int) -> int:
+        """A letter is in hand no longer; gives the lease by which it was."""
+        lease = self._lease_of.pop(key)
+        self._left[lease] -= 1
+        if not self._left[lease]:
+            del self._left[lease]
+            self._over.append(lease)
+        return lease
 
     def _ask_ledger(self) -> None:
         """Without waiting for a full batch."""
@@ -671,20 +689,24 @@ class Mailroom:
         """One transaction: what became of the letters, and the next ones in hand."""
         self._due.clear()
         self._at_once.clear()
-        tried, given_up, recalled, wanted = self._marks, self._given_up, self._recalled, self._wanted()
-        if not (tried or given_up or recalled or wanted):
+        answered, given_up, over = self._answered, self._given_up, self._over
+        recalled, wanted = self._recalled, self._wanted()
+        if not (answered or given_up or over or recalled or wanted):
             return
-        self._marks, self._given_up, self._recalled = [], [], set()
-        batch, self._writing = tried + given_up, len(tried)
+        self._answered, self._given_up, self._over, self._recalled = Record(), Record(), [], set()
+        record, self._writing = answered + given_up if given_up else answered, len(answered)
         try:
             if self._may_hold:
-                await self._give_back(batch)
+                await self._give_back(record)
             # Before the desks of an alert, which have only begun: the lines have nothing to carry without this.
-            claimed = await self.database.writes_next(self._write_and_claim, batch, recalled, wanted)
+            claimed = await self.database.writes_next(self._write_and_claim, record, over, recalled, wanted)
         except StoreError as error:
             # Nothing more leaves until this is written: the lines wait on what is unrecorded.
-            log.error("mailroom.record_failed", channel=self.channel.name, why=type(error).__name__, letters=len(batch))
-            self._marks, self._given_up = tried + self._marks, given_up + self._given_up
+            log.error(
+                "mailroom.record_failed", channel=self.channel.name, why=type(error).__name__, letters=len(record)
+            )
+            self._answered, self._given_up = answered + self._answered, given_up + self._given_up
+            self._over = over + self._over
             self._recalled |= recalled
             self._may_hold = True
             self._due.set()
@@ -692,9 +714,9 @@ class Mailroom:
             return
         finally:
             self._writing = 0
-        for (mailing, most), letters in zip(wanted, claimed, strict=True):
-            self._take_in_hand(mailing, letters)
-            if len(letters) < most and mailing in self._more[mailing.lane]:
+        for (mailing, _most), taken in zip(wanted, claimed, strict=True):
+            self._take_in_hand(mailing, taken)
+            if taken.is_all and mailing in self._more[mailing.lane]:
                 self._more[mailing.lane].remove(mailing)
         if self._waits_for_others:
             self.wake.ring()
@@ -702,17 +724,12 @@ class Mailroom:
             self._ask_ledger()
         self._announce()
 
-    async def _give_back(self, batch: Sequence[Mark]) -> None:
+    async def _give_back(self, record: Record) -> None:
         """A claim may have been written without our hearing of it: its letters are in nobody's hand. Those that have gone
         out and wait for their record are not among them."""
-        in_hand = {
-            letter.key for tray in self._trays.values() for waiting in tray.by_domain.values() for letter in waiting
-        }
-        in_hand |= self._carried.keys()
-        kept = {(key >> _BITS, key & _READERS) for key in in_hand}
-        kept |= {(mark.delivery_id, mark.subscriber_id) for mark in (*batch, *self._marks, *self._given_up)}
+        kept = {*self._left, *self._over, *record.leases, *self._answered.leases, *self._given_up.leases}
         await self.database.writes(
-            recipients.give_back, self.channel.name, self.channel.mode, worker=self.worker.id, kept=kept
+            leases.give_back, self.channel.name, self.channel.mode, worker=self.worker.id, kept=kept
         )
         self._may_hold = False
 
@@ -737,23 +754,26 @@ class Mailroom:
     def _write_and_claim(
         self,
         connection: Connection,
-        batch: Sequence[Mark],
+        record: Record,
+        over: Collection[int],
         recalled: Collection[str],
         wanted: Sequence[tuple[Delivery, int]],
-    ) -> list[list[Claimed]]:
+    ) -> list[Taken]:
         now = self.clock.now()
-        recipients.mark(connection, batch, worker=self.worker.id, now=now)
+        deliveries.hold(connection, record.mailings | {mailing.id for mailing, _ in wanted})
+        recipients.write_down(connection, record, now)
+        leases.end(connection, over)
         if recalled:
             recipients.recall(connection, self._mailings, recalled, now)
         return [self._claim(connection, mailing, most, now) for mailing, most in wanted]
 
-    def _claim(self, connection: Connection, mailing: Delivery, most: int, now: datetime) -> list[Claimed]:
-        letters = recipients.claim(connection, mailing.id, worker=self.worker.id, now=now, limit=most)
-        if letters and mailing.id not in self._open:
+    def _claim(self, connection: Connection, mailing: Delivery, most: int, now: datetime) -> Taken:
+        taken = recipients.claim(connection, mailing.id, worker=self.worker.id, now=now, limit=most)
+        if taken.letters and mailing.id not in self._open:
             self._open[mailing.id] = self._opened(connection, mailing)
-        if letters and mailing.first_attempt_at is None:
+        if taken.letters and mailing.first_attempt_at is None:
             deliveries.note_first_attempt(connection, mailing.id, now)
-        return letters
+        return taken
 
     def _opened(self, connection: Connection, mailing: Delivery) -> _Open:
         """Here, by the claim of its first letters: to ask for it before costs an alert more ways to the database and
@@ -765,13 +785,15 @@ class Mailroom:
             issue=issue.id, part=mailing.part, category=issue.message.category, is_drill=issue.message.is_drill
         )
 
-    def _take_in_hand(self, mailing: Delivery, claimed: Sequence[Claimed]) -> None:
-        if not claimed:
+    def _take_in_hand(self, mailing: Delivery, taken: Taken) -> None:
+        if not taken.letters:
             return
         tray, now, opened = self._trays[mailing.lane], self.clock.now(), self._open[mailing.id]
         is_stopping = mailing.id in self._stopping  # since the claim
-        for subscriber, attempts, address, name, epoch, is_in_doubt in claimed:
+        self._left[taken.lease] = len(taken.letters)
+        for subscriber, attempts, address, name, epoch, is_in_doubt, _ in taken.letters:
             key = key_of(mailing.id, subscriber)
+            self._lease_of[key] = taken.lease
             letter = Letter(
                 key, opened.part, address, name, subscriber, epoch, opened.issue, opened.is_drill, opened.category
             )
@@ -795,7 +817,7 @@ class Mailroom:
         self._may_have_more([])
         for tray in self._trays.values():
             for letter in tray.draw():
-                self._mark(letter, State.QUEUED, "", now, was_tried=False)
+                self._leaves(letter.key)  # it stands in the queue as it did
         for letter, _, _ in list(self._carried.values()):
             self._mark(letter, State.QUEUED, "", now)
         await self._turn_page()
@@ -803,7 +825,8 @@ class Mailroom:
     def forget(self) -> None:
         """Given up for dead by the others: everything in hand belongs to somebody else now."""
         for tray in self._trays.values():
-            tray.draw()
+            for letter in tray.draw():
+                self._leaves(letter.key)
 
 
 async def _ended(tasks: Collection[asyncio.Task[None]]) -> None:

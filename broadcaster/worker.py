@@ -34,7 +34,7 @@ from broadcaster.mailroom import Mailroom, Relay, Worker
 from broadcaster.message import Mode
 from broadcaster.pipeline import Pipeline
 from broadcaster.signals import POLL_S
-from broadcaster.store import deliveries, recipients, setback, staffmails, workers
+from broadcaster.store import deliveries, leases, setback, staffmails, workers
 from broadcaster.store.database import Connection, Database, StoreError
 from broadcaster.store.deliveries import Delivery, Place
 from broadcaster.store.staffmails import StaffMail
@@ -239,7 +239,7 @@ class Sweeper:
         dead = workers.struck_off(connection)
         if not dead:
             return 0
-        released = deliveries.release(connection, dead) + recipients.release(connection, dead, now)
+        released = deliveries.release(connection, dead) + leases.release(connection, dead, now)
         log.warning("sweeper.released", workers=sorted(dead), work=released)
         return released
 

@@ -1,6 +1,6 @@
 """The ordinary command `broadcaster`, in a process that ends itself with SIGKILL at a named step.
 
-    {"blow": {"at": "broadcaster.store.recipients:mark", "moment": "before", "nth": 3, "with": {}}, "set": {}}
+    {"blow": {"at": "broadcaster.store.recipients:write_down", "moment": "before", "nth": 3, "with": {}}, "set": {}}
 
 `at` names a function as the product finds it when it calls it: `module:name`, `module:Class.method`, or `module:os.name`
 for what a module calls in the standard library. `moment` is *before* the real call, *after* it (of a coroutine: after it
@@ -38,6 +38,7 @@ import broadcaster.scheduler
 import broadcaster.start
 import broadcaster.web  # noqa: F401 - what the roles would import when they start
 from broadcaster.cli import main
+from broadcaster.store.recipients import Record
 
 _FORKS = get_context("forkserver")
 _FORKS.set_forkserver_preload([__name__])
@@ -161,7 +162,7 @@ def _fits(arguments: tuple[Any, ...], wanted: tuple[str, Any]) -> bool:
     if name == "text":
         return any(value in str(argument) for argument in arguments[:1])
     if name == "items":
-        return any(len(argument) >= value for argument in arguments if isinstance(argument, list))
+        return any(len(argument) >= value for argument in arguments if isinstance(argument, list | Record))
     return any(getattr(argument, name, None) == value for argument in arguments)
 
 

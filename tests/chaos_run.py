@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import and_, select, tuple_
 
 from broadcaster import mailroom, worker
 from broadcaster.delivery import UNSETTLED, State
@@ -23,7 +23,7 @@ from broadcaster.message import Change, Message, Mode
 from broadcaster.rehearsal import town as standins
 from broadcaster.rehearsal.faults import Fault, Kind
 from broadcaster.roles import Role
-from broadcaster.store import plans, tables, tokens
+from broadcaster.store import leases, plans, tables, tokens
 from tests.makers import a_sample, an_alert
 from tests.town import STAFF, Town
 
@@ -127,12 +127,18 @@ class Run:
     def _death(self) -> Iterator[Death]:
         living = {process.pid for process in self.town.processes.values()}
         r, d, w = tables.recipients.c, tables.deliveries.c, tables.workers.c
+        lease = tables.leases.c
+        stretch = and_(
+            lease.delivery_id == r.delivery_id,
+            tuple_(lease.first_due_at, lease.first_subscriber_id) <= tuple_(r.due_at, r.subscriber_id),
+            tuple_(lease.last_due_at, lease.last_subscriber_id) >= tuple_(r.due_at, r.subscriber_id),
+        )
         with self.town.app.database.read() as connection:
             for row in connection.execute(select(w.id, w.pid, w.alive_until)).all():
                 if row.pid in living:
                     continue
-                held = (r.worker_id == row.id, r.state == int(State.IN_FLIGHT))
-                letters = connection.execute(select(r.delivery_id, r.subscriber_id).where(*held)).all()
+                held = select(r.delivery_id, r.subscriber_id).join_from(tables.recipients, tables.leases, stretch)
+                letters = connection.execute(held.where(lease.worker_id == row.id, r.state == int(State.QUEUED))).all()
                 taken = connection.execute(
                     select(d.id).where(d.worker_id == row.id, d.state == int(State.IN_FLIGHT))
                 ).scalars()
@@ -183,15 +189,15 @@ class Run:
 
     async def released(self) -> None:
         """Until what the dead sender held belongs to nobody, or to a living one."""
-        id, subscriber = next(iter(self.deaths[-1].letters))
-        before = self._worker_of(id, subscriber)
-        await self.until(lambda: self._worker_of(id, subscriber) != before, "letters are still held by the dead")
+        before = self._leases_of(next(iter(self.deaths[-1].letters))[0])
+        await self.until(
+            lambda: not before & self._leases_of(next(iter(self.deaths[-1].letters))[0]),
+            "letters are still held by the dead",
+        )
 
-    def _worker_of(self, delivery_id: int, subscriber_id: int) -> int | None:
-        r = tables.recipients.c
+    def _leases_of(self, delivery_id: int) -> set[int]:
         with self.town.app.database.read() as connection:
-            query = select(r.worker_id).where(r.delivery_id == delivery_id, r.subscriber_id == subscriber_id)
-            return connection.execute(query).scalar()
+            return {lease.id for lease in leases.of_mailing(connection, delivery_id)}
 
     async def settled(self) -> None:
         """Everything that was handed in has come to an end."""

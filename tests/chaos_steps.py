@@ -225,7 +225,7 @@ async def anybody_dies_at_any_instant(run: Run) -> None:
         run.start(role)
 
 
-MARK = "broadcaster.store.recipients:mark"
+MARK = "broadcaster.store.recipients:write_down"
 COUNT = "broadcaster.store.deliveries:count"
 FAN_OUT = "broadcaster.store.recipients:fan_out"
 STOP = "broadcaster.store.recipients:stop_waiting"

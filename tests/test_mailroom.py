@@ -82,8 +82,10 @@ async def test_a_letter_that_was_given_back_untried_is_no_answer_of_its_domain(h
         relay=Relay(0, 0),
     )
     domain = room._domains["mail-1.example"] = Domain(is_proven=True, most=2)
+    room._left[LEASE] = 2
     for n in range(2):
         room._trays[Lane.ROUTINE].put(a_letter(n))
+        room._lease_of[a_letter(n).key] = LEASE
     hanging, behind = room._take(), room._take()
     assert hanging is not None
     assert behind is not None
@@ -92,6 +94,9 @@ async def test_a_letter_that_was_given_back_untried_is_no_answer_of_its_domain(h
     assert domain.silent_since == 1.0
     room._settle(hanging, Outcome(receipt=Receipt("250")))
     assert domain.silent_since is None
+
+
+LEASE = 1
 
 
 def a_letter(subscriber: int) -> Letter:
@@ -105,7 +110,7 @@ async def test_a_sender_that_leaves_while_its_record_is_written_holds_nothing_ba
     house.readers(1_000)
     claiming, claim = threading.Event(), recipients.claim
 
-    def slow_claim(*args: Any, **kwargs: Any) -> list[recipients.Claimed]:
+    def slow_claim(*args: Any, **kwargs: Any) -> recipients.Taken:
         claiming.set()
         time.sleep(0.3)
         return claim(*args, **kwargs)

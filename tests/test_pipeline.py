@@ -253,7 +253,7 @@ async def test_work_of_a_dead_worker_is_taken_up_with_the_same_key(house: House)
         issue = issues.get(connection, kept.message.identifier)
         assert issue
         mailing = next(d for d in deliveries.of_issue(connection, issue.id) if d.part == "ja.text")
-        assert len(recipients.claim(connection, mailing.id, worker=worker, now=now, limit=4)) == 4
+        assert len(recipients.claim(connection, mailing.id, worker=worker, now=now, limit=4).letters) == 4
         sweeper = Sweeper()
         assert [sweeper.sweep(connection, now) for _ in range(LOOKS + 1)] == [0] * LOOKS + [4]
     await house.sends(kept.message.identifier)

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -35,6 +35,7 @@ from broadcaster.store import (
     audit,
     deliveries,
     issues,
+    leases,
     messages,
     plans,
     recipients,
@@ -250,7 +251,7 @@ def test_two_workers_never_hold_the_same_letter(database: Database, settings: Se
     taken = []
     for worker in (1, 2, 1, 2):
         with database.write() as connection:
-            taken += recipients.claim(connection, id, worker=worker, now=NOW, limit=20)
+            taken += recipients.claim(connection, id, worker=worker, now=NOW, limit=20).letters
     assert len({letter.subscriber_id for letter in taken}) == len(taken) == 50
 
 
@@ -260,26 +261,39 @@ def test_a_worker_that_was_given_up_cannot_overwrite_its_successor(database: Dat
     with database.write() as connection:
         recipients.fan_out(connection, deliveries.get(connection, id), NOW)
         held = recipients.claim(connection, id, worker=1, now=NOW, limit=4)
-        recipients.release(connection, [1], NOW)
-        recipients.claim(connection, id, worker=2, now=NOW, limit=2)
-        marks = [recipients.Mark(id, one.subscriber_id, State.DELIVERED, "250", NOW) for one in held]
-        recipients.mark(connection, marks, worker=1, now=NOW)
+        leases.release(connection, [1], NOW)
+        now_held = recipients.claim(connection, id, worker=2, now=NOW, limit=2)
+        recipients.write_down(connection, delivered(id, held), NOW)
         counts = recipients.counted(connection, id)
         assert (counts.delivered, counts.in_flight, counts.queued) == (0, 2, 2)
-        recipients.mark(connection, marks[:2], worker=2, now=NOW)
+        recipients.write_down(connection, delivered(id, now_held), NOW)
         assert deliveries.get(connection, id).counts.delivered == 2
 
 
-def test_a_batch_of_one_s_own_letters_costs_two_statements(database: Database, settings: Settings) -> None:
+def test_a_batch_of_one_s_own_letters_costs_three_statements(database: Database, settings: Settings) -> None:
     """To count the rows themselves, at every batch, would cost more with every reader."""
     readers(database, 4)
     id = a_mailing(database, settings)
     with database.write() as connection:
         recipients.fan_out(connection, deliveries.get(connection, id), NOW)
         held = recipients.claim(connection, id, worker=1, now=NOW, limit=2)
-    marks = [recipients.Mark(id, one.subscriber_id, State.DELIVERED, "250", NOW) for one in held]
-    sent = statements_of(database, lambda connection: recipients.mark(connection, marks, worker=1, now=NOW))
-    assert [statement.split()[:2] for statement, _ in sent] == [["UPDATE", "recipients"], ["UPDATE", "deliveries"]]
+    sent = statements_of(database, lambda connection: recipients.write_down(connection, delivered(id, held), NOW))
+    assert [statement.split()[:2] for statement, _ in sent] == [
+        ["SELECT", "leases.id"],
+        ["INSERT", "INTO"],
+        ["UPDATE", "deliveries"],
+    ]
+
+
+def delivered(id: int, taken: recipients.Taken) -> recipients.Record:
+    return recorded(id, taken.lease, [one.subscriber_id for one in taken.letters])
+
+
+def recorded(id: int, lease: int, readers: Iterable[int]) -> recipients.Record:
+    record = recipients.Record()
+    for reader in readers:
+        record.put(id, reader, lease, recipients.End(State.DELIVERED), "250")
+    return record
 
 
 def test_a_cancel_during_the_first_claim_does_not_wait_for_ever(
@@ -295,7 +309,8 @@ def test_a_cancel_during_the_first_claim_does_not_wait_for_ever(
         ]
     with ThreadPoolExecutor(1) as office:
         with database.write() as connection:
-            assert len(recipients.claim(connection, mailing.id, worker=1, now=house.clock.now(), limit=50)) == 50
+            taken = recipients.claim(connection, mailing.id, worker=1, now=house.clock.now(), limit=50)
+            assert len(taken.letters) == 50
             cancel = office.submit(house.pipeline.change, identifier, Change.CANCEL, STAFF)
             until_it_waits(database, cancel)
             deliveries.note_first_attempt(connection, mailing.id, house.clock.now())
@@ -323,8 +338,11 @@ def test_counts_always_add_up(database: Database, settings: Settings) -> None:
     with database.write() as connection:
         recipients.fan_out(connection, deliveries.get(connection, id), NOW)
         held = recipients.claim(connection, id, worker=1, now=NOW, limit=8)
-        marks = [recipients.Mark(id, one.subscriber_id, ends[n % 4], "said", NOW) for n, one in enumerate(held)]
-        recipients.mark(connection, marks, worker=1, now=NOW)
+        record = recipients.Record()
+        for n, one in enumerate(held.letters):
+            record.put(id, one.subscriber_id, held.lease, recipients.End(ends[n % 4]), "said")
+        recipients.write_down(connection, record, NOW)
+        leases.end(connection, [held.lease])
         deliveries.stop_mailings(connection, [deliveries.get(connection, id).issue_id])
         assert recipients.stop_waiting(connection, [id], NOW) == 4
         deliveries.finish_mailings(connection, [id], NOW)
@@ -456,14 +474,15 @@ def _write_years(connection: Connection, settings: Settings) -> None:
                 {
                     "delivery_id": mailing,
                     "subscriber_id": n,
-                    "state": state if mailing != OPEN else 1 if n <= 50 else 0 if n <= 100 else state,
-                    "worker_id": WORKER if mailing == OPEN and n <= 50 else None,
+                    "state": state if mailing != OPEN else 0 if n <= 100 else state,
                     "attempts": 1,
                     "due_at": microseconds(at),
                 }
                 for n in range(1, LETTERS + 1)
             ],
         )
+    for worker, first, last in ((WORKER, 1, 50), (WORKER + 1, 51, 60)):
+        leases.grant(connection, OPEN, worker, (microseconds(at), first), (microseconds(at), last))
     connection.execute(
         insert(tables.plans),
         [
@@ -498,7 +517,7 @@ def a_mailing_to(connection: Connection, audience: dict[str, object]) -> Deliver
 
 LANE: dict[str, Any] = {"channel": "x", "mode": Mode.LIVE, "lane": Lane.ROUTINE}
 DONE, NEVER = Tried(state=State.DELIVERED, evidence="1"), Tried(state=State.FAILED)
-MARKS = [recipients.Mark(OPEN, n, State.DELIVERED, "250", NOW) for n in range(1, 51)]
+RECORD, OF_ANOTHER = (recorded(OPEN, lease, range(1, 51)) for lease in (1, 2))
 
 HOT: dict[str, Callable[[Connection], object]] = {
     # The sender, all the time
@@ -508,13 +527,16 @@ HOT: dict[str, Callable[[Connection], object]] = {
     "give up followers": lambda c: deliveries.settle(c, a_delivery(c, 22), NEVER, began_at=NOW, ended_at=NOW),
     "give back deliveries": lambda c: deliveries.give_back(c, **LANE, worker=WORKER),
     "what is due everywhere": lambda c: deliveries.next_due(c, [("email", Mode.LIVE, Lane.PRIORITY), ("x", Mode.LIVE, Lane.ROUTINE)]),
-    "give back letters": lambda c: recipients.give_back(c, "email", Mode.LIVE, worker=WORKER, kept=set()),
+    "give back letters": lambda c: leases.give_back(c, "email", Mode.LIVE, worker=WORKER, kept=set()),
     "stop mailings that are over": lambda c: deliveries.stop(c, [OPEN]),
     "open mailings": lambda c: deliveries.open_mailings(c, "email", Mode.LIVE),
     "first attempt": lambda c: deliveries.note_first_attempt(c, OPEN, NOW),
     "claim letters": lambda c: recipients.claim(c, OPEN, worker=WORKER, now=NOW, limit=400),
-    "mark letters": lambda c: recipients.mark(c, MARKS, worker=WORKER, now=NOW),
-    "mark letters of another": lambda c: recipients.mark(c, MARKS, worker=WORKER + 1, now=NOW),
+    "mark letters": lambda c: recipients.write_down(c, RECORD, NOW),
+    "mark letters of another": lambda c: recipients.write_down(c, OF_ANOTHER, NOW),
+    "end leases": lambda c: leases.end(c, [1, 2]),
+    "hold deliveries, and one's own": lambda c: (deliveries.hold(c, [OPEN, 5]), deliveries.get(c, OPEN, is_mine=True)),
+    "who has how many in hand": lambda c: leases.in_hand(c, OPEN),
     "recall letters": lambda c: recipients.recall(c, [a_delivery(c, OPEN)], ["mail-1.example"], NOW),
     "fan out to an audience": lambda c: recipients.fan_out(c, a_mailing_to(c, AUDIENCE), NOW),
     "fan out to those who have it": lambda c: recipients.fan_out(c, a_mailing_to(c, CANCEL), NOW),
@@ -530,7 +552,7 @@ HOT: dict[str, Callable[[Connection], object]] = {
     "give up": lambda c: workers.give_up(c, 1, NOW + timedelta(seconds=6)),
     "who was struck off": workers.struck_off,
     "release deliveries": lambda c: deliveries.release(c, [WORKER, WORKER + 1]),
-    "release letters": lambda c: recipients.release(c, [WORKER, WORKER + 1], NOW),
+    "release letters": lambda c: leases.release(c, [WORKER, WORKER + 1], NOW),
     # An issue, and what it stops
     "is there anybody": lambda c: recipients.has_readers(c, {**AUDIENCE, "language": "ko"}),
     "backlog": lambda c: deliveries.waiting(c, "x", Mode.LIVE, Lane.ROUTINE, 500),

@@ -16,8 +16,8 @@ from broadcaster.clock import hours, seconds
 from broadcaster.delivery import Lane, State, Tried
 from broadcaster.message import Change, Mode
 from broadcaster.settings import Settings
-from broadcaster.store import deliveries, recipients, setback, workers
-from broadcaster.store.recipients import Mark
+from broadcaster.store import deliveries, leases, recipients, setback, workers
+from broadcaster.store.recipients import End, Record, Taken
 from broadcaster.worker import LOOKS, Sweeper, WallClock
 from tests.house import STAFF, House, JumpyClock, Shaky, a_house, alert, notice
 from tests.makers import NOW
@@ -142,27 +142,25 @@ def test_nor_with_letters_that_it_still_carries(house: House) -> None:
     silent, sweeper = a_worker(house), Sweeper()
     now = house.clock.now()
 
-    def marked(number: int, state: State) -> None:
+    def marked(taken: Taken, state: State) -> None:
+        record = Record()
+        for one in taken.letters:
+            record.put(mailing.id, one.subscriber_id, taken.lease, End(state), "250")
         with house.database.write() as connection:
-            recipients.mark(
-                connection,
-                [Mark(mailing.id, one.subscriber_id, state, "250", now) for one in claimed],
-                worker=number,
-                now=now,
-            )
+            recipients.write_down(connection, record, now)
 
     with house.database.write() as connection:
-        claimed = recipients.claim(connection, mailing.id, worker=silent, now=now, limit=9)
+        first = recipients.claim(connection, mailing.id, worker=silent, now=now, limit=9)
     looks(house, sweeper, LOOKS + 1)
-    marked(silent, State.FAILED)
+    marked(first, State.FAILED)
     assert house.counts(kept.message.identifier).queued == 4
     number = a_worker(house)
     assert number != silent
     with house.database.write() as connection:
-        claimed = recipients.claim(connection, mailing.id, worker=number, now=now, limit=9)
-    marked(silent, State.FAILED)
+        second = recipients.claim(connection, mailing.id, worker=number, now=now, limit=9)
+    marked(first, State.FAILED)
     assert house.counts(kept.message.identifier).in_flight == 4
-    marked(number, State.DELIVERED)
+    marked(second, State.DELIVERED)
     assert house.counts(kept.message.identifier).delivered == 4
 
 
@@ -238,7 +236,9 @@ async def test_letters_that_a_given_up_worker_still_carries_are_no_mistake_when_
 def _held_by_others(house: House, number: int) -> int:
     with house.database.read() as connection:
         return connection.exec_driver_sql(
-            f"SELECT count(*) FROM recipients WHERE state = 1 AND worker_id <> {number}"
+            "SELECT count(*) FROM leases l JOIN recipients r ON r.delivery_id = l.delivery_id AND r.state = 0 AND"
+            " (r.due_at, r.subscriber_id) BETWEEN (l.first_due_at, l.first_subscriber_id) AND"
+            f" (l.last_due_at, l.last_subscriber_id) WHERE l.worker_id <> {number}"
         ).scalar_one()
 
 
@@ -317,22 +317,18 @@ def test_what_waits_moves_with_the_clock_and_letters_keep_their_distances(house:
     mailing = house.delivery(kept.message.identifier, "carrier", "ja.text")
     now, number = house.clock.now(), a_worker(house)
     with house.database.write() as connection:
-        claimed = recipients.claim(connection, mailing.id, worker=number, now=now, limit=9)
-        recipients.mark(
-            connection,
-            [
-                Mark(mailing.id, one.subscriber_id, State.QUEUED, "", now + seconds(10 * n))
-                for n, one in enumerate(claimed, start=1)
-            ],
-            worker=number,
-            now=now,
-        )
+        taken = recipients.claim(connection, mailing.id, worker=number, now=now, limit=9)
+        record = Record()
+        for n, one in enumerate(taken.letters, start=1):
+            record.put(mailing.id, one.subscriber_id, taken.lease, End(State.QUEUED, now + seconds(10 * n)), "")
+        recipients.write_down(connection, record, now)
+        leases.end(connection, [taken.lease])
         unfinished = setback.bring_deliveries_back(connection, now - hours(1))
         assert unfinished == [mailing.id]
         setback.bring_letters_back(connection, mailing.id, now - hours(1), hours(1))
         due = [
-            len(recipients.claim(connection, mailing.id, worker=number, now=now - hours(1) + seconds(10 * n), limit=9))
-            for n in range(4)
+            len(recipients.claim(connection, mailing.id, worker=number, now=at, limit=9).letters)
+            for at in (now - hours(1) + seconds(10 * n) for n in range(4))
         ]
     assert due == [0, 1, 1, 1]
 

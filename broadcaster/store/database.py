@@ -36,7 +36,7 @@ T = TypeVar("T")
 StoreError = SQLAlchemyError
 """What a store function may raise when the database does not answer."""
 
-REVISION = "0005"
+REVISION = "0006"
 """The newest of `migrations/versions`: what a role that does not migrate expects to find."""
 
 BUSY_MS = 30_000

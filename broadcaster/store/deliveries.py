@@ -34,7 +34,7 @@ from sqlalchemy.engine import Row
 from broadcaster.channel import Payload
 from broadcaster.delivery import Counts, Lane, State, Tried
 from broadcaster.message import Mode
-from broadcaster.store.prepared import Prepared
+from broadcaster.store.prepared import Prepared, listed, one_of
 from broadcaster.store.tables import attempts, deliveries, microseconds
 
 PUSH, MAILING, BOARD, RETRACT = "push", "mailing", "board", "retract"
@@ -205,6 +205,23 @@ def get(connection: Connection, id: int, *, is_mine: bool = False) -> Delivery:
     """`is_mine`: nobody else may change it before this transaction ends."""
     one = select(deliveries).where(deliveries.c.id == id)
     return _delivery(connection.execute(one.with_for_update() if is_mine else one).one())
+
+
+def hold(connection: Connection, ids: Collection[int]) -> None:
+    """Nobody else changes these before this transaction ends. In the order of their numbers, so that two who hold some of
+    the same do not wait for each other; on SQLite nobody else writes."""
+    if ids and connection.dialect.name != "sqlite":
+        _HOLD.run(connection, ids=listed(connection, ids))
+
+
+_HOLD = Prepared(
+    lambda dialect: (
+        select(deliveries.c.id)
+        .where(one_of(dialect, deliveries.c.id, "ids"))
+        .order_by(deliveries.c.id)
+        .with_for_update()
+    )
+)
 
 
 def find(connection: Connection, id: int) -> Delivery | None:

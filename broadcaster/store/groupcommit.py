@@ -3,8 +3,9 @@
 SQLite writes one transaction at a time, and each waits for the disk. An alert begins with half a dozen short works — every
 medium takes its part in hand — and its first letter would wait for the disk as many times.
 
-Each work is a savepoint: one that fails takes no other with it. Only a fault of the database itself, a full disk, fails
-all of them; then nothing of the transaction stands, and whoever asked is told so.
+The first work of a transaction is alone in it until it is done; each that joins is a savepoint, so one that fails takes
+no other with it. Only a fault of the database itself, a full disk, fails all of them; then nothing of the transaction
+stands, and whoever asked is told so.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class _Work(Generic[T]):
     result: Any = None
     error: Exception | None = None
 
-    def do(self, connection: Connection) -> None:
+    def joins(self, connection: Connection) -> None:
         """Raises what means that the whole transaction is lost."""
         try:
             with connection.begin_nested():
@@ -79,10 +80,10 @@ class GroupCommit:
         try:
             with self._transaction() as connection:
                 until = time.monotonic() + LONGEST_S
-                first.do(connection)
+                first.result = first.run(connection)  # fails by itself: with no savepoint, which costs as much as it
                 while time.monotonic() < until and (work := self._next()) is not None:
                     works.append(work)
-                    work.do(connection)
+                    work.joins(connection)
         except BaseException as error:  # none of it stands
             for work in works:
                 work.future.set_exception(error)

@@ -6,10 +6,22 @@ costs more than the statement itself. Errors, events and rows are SQLAlchemy's s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    CursorResult,
+    Text,
+    any_,
+    bindparam,
+    func,
+    select,
+)
 from sqlalchemy.sql.elements import CompilerElement
 
 
@@ -29,3 +41,16 @@ class Prepared:
         compiled = self._statement(connection.dialect.name).compile(connection)
         known = self._known[connection.dialect.name] = str(compiled), dict(compiled.params)
         return known
+
+
+def one_of(dialect: str, column: ColumnElement[int], name: str) -> ColumnElement[bool]:
+    """A column is among the numbers that `listed` puts into the value `name`: the words stay the same for any number of
+    them."""
+    if dialect == "sqlite":
+        values = func.json_each(bindparam(name, type_=Text)).table_valued("value")
+        return column.in_(select(values.c.value))
+    return column == any_(bindparam(name, type_=ARRAY(BigInteger)))
+
+
+def listed(connection: Connection, numbers: Collection[int]) -> Any:
+    return json.dumps(list(numbers)) if connection.dialect.name == "sqlite" else list(numbers)

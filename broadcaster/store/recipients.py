@@ -7,24 +7,25 @@ transaction. Claims and marks go by batches along partial indexes, so their cost
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
-    ARRAY,
     JSON,
     BigInteger,
+    Boolean,
     ColumnElement,
     Connection,
+    Insert,
     Integer,
     Select,
     SmallInteger,
     Subquery,
     Text,
-    Update,
-    any_,
+    and_,
     bindparam,
     case,
     cast,
@@ -33,14 +34,17 @@ from sqlalchemy import (
     insert,
     literal,
     literal_column,
+    or_,
     select,
+    true,
     type_coerce,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 
 from broadcaster.delivery import Counts, State
-from broadcaster.message import Mode
 from broadcaster.store import deliveries as ledger
+from broadcaster.store import leases
 from broadcaster.store.deliveries import Delivery
 from broadcaster.store.prepared import Prepared
 from broadcaster.store.tables import deliveries, microseconds, recipients, subscribers
@@ -58,18 +62,72 @@ class Claimed(NamedTuple):
     domain: str
     epoch: int
     is_in_doubt: bool  # an earlier attempt may have arrived
+    due_at: int  # in microseconds; with the number it is the letter's place in the queue
 
 
-class Mark(NamedTuple):
-    """What became of one letter. A queued one goes back with the time at which it is due again."""
+class Taken(NamedTuple):
+    """What was claimed together; no letter where nothing was due."""
 
-    delivery_id: int
-    subscriber_id: int
+    lease: int
+    letters: Sequence[Claimed]
+    is_all: bool  # nothing else is due
+
+
+NOTHING = Taken(0, (), is_all=True)
+
+
+class End(NamedTuple):
+    """What became of a letter. A queued one goes back with the time at which it is due again."""
+
     state: State
-    reply: str
     due_at: datetime | None = None
     counts_as_attempt: bool = True
     is_in_doubt: bool = False  # of a queued one: this attempt, or one before it, may have arrived
+
+
+class Record:
+    """What became of letters, to be written down together: by mailing, lease and end, what each reader's mail server
+    answered."""
+
+    def __init__(self) -> None:
+        self._said: dict[tuple[int, int, End], dict[int, str]] = {}
+        self._size = 0
+
+    def put(self, delivery_id: int, subscriber_id: int, lease: int, end: End, reply: str) -> None:
+        key = delivery_id, lease, end
+        said = self._said.get(key)
+        if said is None:
+            said = self._said[key] = {}
+        said[subscriber_id] = reply
+        self._size += 1
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __add__(self, other: Record) -> Record:
+        """Both; what the other says of a letter was said later."""
+        both = Record()
+        for one in (self, other):
+            for key, said in one._said.items():
+                both._said[key] = {**both._said.get(key, {}), **said}
+        both._size = len(self) + len(other)
+        return both
+
+    @property
+    def leases(self) -> set[int]:
+        return {lease for _, lease, _ in self._said}
+
+    @property
+    def mailings(self) -> set[int]:
+        return {delivery_id for delivery_id, _, _ in self._said}
+
+    def by_mailing(self, standing: Collection[int]) -> dict[int, dict[End, dict[int, str]]]:
+        """What was claimed by a lease that stands: for each mailing, its ends."""
+        found: dict[int, dict[End, dict[int, str]]] = {}
+        for (delivery_id, lease, end), said in self._said.items():
+            if lease in standing:
+                found.setdefault(delivery_id, {}).setdefault(end, {}).update(said)
+        return found
 
 
 # Fan-out
@@ -102,7 +160,10 @@ def reached_query(audience: Mapping[str, Any], after: int, limit: int) -> Select
         select(r.subscriber_id)
         .where(
             r.delivery_id.in_(audience["of"]),
-            r.state.in_((int(State.DELIVERED), int(State.UNKNOWN), int(State.IN_FLIGHT))),
+            or_(
+                r.state.in_((int(State.DELIVERED), int(State.UNKNOWN))),
+                and_(r.state == int(State.QUEUED), leases.is_leased()),
+            ),
             r.subscriber_id > after,
         )
         .distinct()
@@ -173,17 +234,19 @@ _ANYBODY = (
 
 
 _R, _S = recipients.c, subscribers.c
+_QUEUED = literal_column("0", SmallInteger)  # spelled out, so that the partial index is used
 _DUE = (
-    select(_R.subscriber_id)
+    select(_R.subscriber_id, _R.attempts, _R.is_in_doubt, _R.due_at)
     .where(
         _R.delivery_id == bindparam("delivery"),
-        _R.state == literal_column("0", SmallInteger),  # spelled out, so that the partial index is used
+        _R.state == _QUEUED,
         _R.due_at <= bindparam("now", type_=BigInteger),
         exists().where(
             deliveries.c.id == bindparam("delivery"),
             ~deliveries.c.is_stopping,
             deliveries.c.expires_at > bindparam("now", type_=BigInteger),
         ),
+        ~leases.is_leased(),
     )
     .order_by(_R.due_at, _R.subscriber_id)
     .limit(bindparam("most", type_=Integer))
@@ -200,84 +263,80 @@ _JSON: Mapping[str, tuple[Any, Any]] = {
 def _due_with_readers(dialect: str) -> Select[Any]:
     """What is due with its readers, as one value: fetching row by row would hand the interpreter to a busy event loop
     at each of them."""
-    due = _DUE.add_columns(_R.attempts, _R.is_in_doubt).with_for_update(skip_locked=True).cte("due")
+    due = _DUE.cte("due")
     reader = func.coalesce(_S.email, ""), func.coalesce(_S.domain, ""), func.coalesce(_S.epoch, 0)
     one, all_of = _JSON[dialect]
-    rows = cast(all_of(one(due.c.subscriber_id, due.c.attempts, *reader, due.c.is_in_doubt)), Text)
+    rows = cast(all_of(one(due.c.subscriber_id, due.c.attempts, *reader, due.c.is_in_doubt, due.c.due_at)), Text)
     return select(rows).select_from(due.outerjoin(subscribers, _S.id == due.c.subscriber_id))
 
 
-def _taking_in_hand(dialect: str) -> Update:
-    if dialect == "sqlite":
-        one_of = select(func.json_each(bindparam("ids", type_=Text)).table_valued("value").c.value)
-        chosen: Any = _R.subscriber_id.in_(one_of)
-    else:
-        chosen = _R.subscriber_id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
-    return (
-        update(recipients)
-        .where(_R.delivery_id == bindparam("delivery"), chosen)
-        .values(state=int(State.IN_FLIGHT), worker_id=bindparam("worker"))
-    )
+_DUE_WITH_READERS = Prepared(_due_with_readers)
 
 
-_DUE_WITH_READERS, _TAKE_IN_HAND = Prepared(_due_with_readers), Prepared(_taking_in_hand)
-
-
-def claim(connection: Connection, delivery_id: int, *, worker: int, now: datetime, limit: int) -> list[Claimed]:
+def claim(connection: Connection, delivery_id: int, *, worker: int, now: datetime, limit: int) -> Taken:
     """Take the next letters of this mailing in hand."""
+    ledger.hold(connection, [delivery_id])
     due = {"delivery": delivery_id, "now": microseconds(now), "most": limit}
-    found = _DUE_WITH_READERS.run(connection, **due).scalar()
-    claimed = [Claimed._make(row) for row in json.loads(found or "[]")]
-    if claimed:
-        ids = [one.subscriber_id for one in claimed]
-        listed = json.dumps(ids) if connection.dialect.name == "sqlite" else ids
-        _TAKE_IN_HAND.run(connection, delivery=delivery_id, ids=listed, worker=worker)
-    return claimed
+    rows = json.loads(_DUE_WITH_READERS.run(connection, **due).scalar() or "[]")
+    if not rows:
+        return NOTHING
+    letters = sorted(map(Claimed._make, rows), key=_PLACE)
+    first, last = _PLACE(letters[0]), _PLACE(letters[-1])
+    is_all = len(letters) < limit
+    other = leases.first_after(connection, delivery_id, first)
+    if other is not None and other < last:  # leases do not overlap
+        letters, is_all = [letter for letter in letters if _PLACE(letter) < other], False
+        last = _PLACE(letters[-1])
+    return Taken(leases.grant(connection, delivery_id, worker, first, last), letters, is_all)
 
 
-def _marking(dialect: str) -> Update:
+_PLACE: Callable[[Claimed], leases.Place] = attrgetter("due_at", "subscriber_id")
+
+
+def _settling(dialect: str) -> Insert:
     """One statement for many letters: a driver's `executemany` would hand the interpreter to a busy event loop at each.
 
-    Materialized, so that the planner begins with the few and finds each by its key; nested, because Python's `sqlite3`
-    says how many rows were changed only where a statement begins with UPDATE."""
+    Every row is there, so that each of these meets its own: SQLite makes a table of all that an UPDATE … FROM is going to
+    write before it writes, which costs a third more."""
     replies = bindparam("replies", type_=Text)
     each = func.json_each(replies) if dialect == "sqlite" else func.json_each_text(cast(replies, JSON))
     answers = each.table_valued("key", "value")
-    said = (
-        select(cast(answers.c.key, BigInteger).label("subscriber_id"), answers.c.value.label("reply"))
-        .cte("said", nesting=True)
-        .prefix_with("MATERIALIZED")
+    source = select(
+        bindparam("delivery", type_=BigInteger),
+        cast(answers.c.key, BigInteger),
+        bindparam("to_state", type_=SmallInteger),
+        bindparam("tries", type_=SmallInteger),
+        bindparam("again_at", type_=BigInteger),
+        bindparam("ended_at", type_=BigInteger),
+        answers.c.value,
+        bindparam("doubt", type_=Boolean),
+    ).where(true())  # else SQLite reads ON CONFLICT as the ON of a join
+    columns = ("delivery_id", "subscriber_id", "state", "attempts", "due_at", "settled_at", "reply", "is_in_doubt")
+    write = _INSERT[dialect](recipients).from_select(columns, source)
+    new = write.excluded
+    settled = {name: new[name] for name in columns[2:]} | {"attempts": _R.attempts + new.attempts}
+    settling: Insert = write.on_conflict_do_update(
+        index_elements=columns[:2], set_=settled, where=_R.state == int(State.QUEUED)
     )
-    mark = select(said).subquery("mark")
-    return (
-        update(recipients)
-        .where(
-            _R.delivery_id == bindparam("delivery"),
-            _R.subscriber_id == mark.c.subscriber_id,
-            _R.worker_id == bindparam("worker"),
-        )
-        .values(
-            state=bindparam("to_state"),
-            worker_id=None,
-            attempts=_R.attempts + bindparam("tries", type_=Integer),
-            due_at=bindparam("again_at"),
-            settled_at=bindparam("ended_at"),
-            reply=mark.c.reply,
-            is_in_doubt=bindparam("doubt"),
-        )
-    )
+    return settling
 
 
-_MARK = Prepared(_marking)
+_INSERT: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+_SETTLE = Prepared(_settling)
 
 
-def mark(connection: Connection, marks: Sequence[Mark], *, worker: int, now: datetime) -> None:
-    """Write down a batch, and move the counts of its mailings with it.
+def write_down(connection: Connection, record: Record, now: datetime) -> None:
+    """Settle letters, or put them back, and move the counts of their mailings with them.
 
-    Rows that another worker has taken over meanwhile are left as they are, and are not counted."""
-    for delivery_id, by_end in sorted(_by_end(marks).items()):  # two senders take the same rows in the same order
-        are_mine = [_write_marks(connection, delivery_id, end, said, worker, now) for end, said in by_end.items()]
-        if all(are_mine):
+    Those whose lease has been taken away belong to somebody else by now: they are left as they are, and are not
+    counted."""
+    if not len(record):
+        return
+    by_mailing = record.by_mailing(leases.standing(connection, record.leases))
+    for delivery_id, by_end in sorted(by_mailing.items()):  # two senders take the same rows in the same order
+        are_queued = [_settle(connection, delivery_id, end, said, now) for end, said in by_end.items()]
+        if all(are_queued):
             ledger.count(
                 connection,
                 delivery_id,
@@ -292,45 +351,24 @@ def mark(connection: Connection, marks: Sequence[Mark], *, worker: int, now: dat
             ledger.finish_mailings(connection, [delivery_id], now)
 
 
-class _End(NamedTuple):
-    """What many letters of a batch have in common."""
-
-    state: int
-    due_at: datetime | None
-    counts_as_attempt: bool
-    is_in_doubt: bool
+def _number(by_end: Mapping[End, Mapping[int, str]], state: State) -> int:
+    return sum(len(said) for end, said in by_end.items() if end.state is state)
 
 
-_Said = dict[int, str]
-"""By reader: what the mail server answered."""
-
-
-def _by_end(marks: Iterable[Mark]) -> dict[int, dict[_End, _Said]]:
-    found: dict[int, dict[_End, _Said]] = {}
-    for delivery_id, subscriber_id, state, reply, due_at, counts_as_attempt, is_in_doubt in marks:
-        end = _End(int(state), due_at if state is State.QUEUED else None, counts_as_attempt, is_in_doubt)
-        found.setdefault(delivery_id, {}).setdefault(end, {})[subscriber_id] = reply
-    return found
-
-
-def _number(by_end: Mapping[_End, _Said], state: State) -> int:
-    return sum(len(said) for end, said in by_end.items() if end.state == state)
-
-
-def _write_marks(connection: Connection, id: int, end: _End, said: _Said, worker: int, now: datetime) -> bool:
-    """Whether all of these rows were still this worker's."""
-    marked = _MARK.run(
+def _settle(connection: Connection, id: int, end: End, said: Mapping[int, str], now: datetime) -> bool:
+    """Whether all of these rows were queued."""
+    is_over = end.state is not State.QUEUED
+    settled = _SETTLE.run(
         connection,
-        to_state=end.state,
+        to_state=int(end.state),
         tries=int(end.counts_as_attempt),
         doubt=end.is_in_doubt,
-        again_at=microseconds(end.due_at or now),
-        ended_at=None if end.state == State.QUEUED else microseconds(now),
+        again_at=microseconds(now if is_over or end.due_at is None else end.due_at),
+        ended_at=microseconds(now) if is_over else None,
         delivery=id,
         replies=json.dumps(said),
-        worker=worker,
     )
-    return marked.rowcount == len(said)
+    return settled.rowcount == len(said)
 
 
 def _recount(connection: Connection, delivery_id: int) -> None:
@@ -344,7 +382,7 @@ def _recount(connection: Connection, delivery_id: int) -> None:
 
 
 def counted(connection: Connection, delivery_id: int) -> Counts:
-    """The counts from the rows themselves, those in flight told apart."""
+    """The counts from the rows themselves, those in hand told apart."""
     r = recipients.c
     by_state = {
         State(state): n
@@ -352,10 +390,11 @@ def counted(connection: Connection, delivery_id: int) -> Counts:
             select(r.state, func.count()).where(r.delivery_id == delivery_id).group_by(r.state)
         )
     }
+    in_hand = leases.in_hand(connection, delivery_id)
     return Counts(
         total=sum(by_state.values()),
-        queued=by_state.get(State.QUEUED, 0),
-        in_flight=by_state.get(State.IN_FLIGHT, 0),
+        queued=by_state.get(State.QUEUED, 0) - in_hand,
+        in_flight=in_hand,
         delivered=by_state.get(State.DELIVERED, 0),
         failed=by_state.get(State.FAILED, 0),
         unknown=by_state.get(State.UNKNOWN, 0),
@@ -367,7 +406,8 @@ def recall(connection: Connection, mailings: Iterable[Delivery], domains: Collec
     """Letters that were put aside because their domain did not answer are due, before those that have not been in hand
     yet: it has answered. Those that were tried keep the time that their last answer set."""
     for mailing in sorted(mailings, key=lambda mailing: mailing.id):
-        values = {"delivery": mailing.id, "now": microseconds(now), "first": microseconds(mailing.created_at)}
+        before_all = microseconds(mailing.created_at) - 1  # and outside of every lease
+        values = {"delivery": mailing.id, "now": microseconds(now), "first": before_all}
         for domain in sorted(domains):
             connection.execute(_RECALL, {**values, "its_domain": domain})
 
@@ -376,7 +416,7 @@ _RECALL = (
     update(recipients)
     .where(
         _R.delivery_id == bindparam("delivery"),
-        _R.state == literal_column("0", SmallInteger),
+        _R.state == _QUEUED,
         _R.due_at > bindparam("now", type_=BigInteger),
         _R.attempts == 0,
         exists().where(_S.id == _R.subscriber_id, _S.domain == bindparam("its_domain")),
@@ -389,68 +429,15 @@ def stop_waiting(connection: Connection, delivery_ids: Collection[int], now: dat
     """Stop every letter that nobody has in hand; one that may have arrived before becomes unknown. Gives how many."""
     stopped = 0
     r = recipients.c
+    ledger.hold(connection, delivery_ids)
     for id in delivery_ids:
-        waiting = update(recipients).where(r.delivery_id == id, r.state == literal_column("0", SmallInteger))
+        waiting = update(recipients).where(r.delivery_id == id, r.state == _QUEUED, ~leases.is_leased())
         in_doubt = waiting.where(r.is_in_doubt).values(state=int(State.UNKNOWN), settled_at=now)
         unknown = connection.execute(in_doubt).rowcount
         n = connection.execute(waiting.values(state=int(State.STOPPED), settled_at=now)).rowcount
         ledger.count(connection, id, now, stopped=n, unknown=unknown)
         stopped += n + unknown
     return stopped
-
-
-def give_back(
-    connection: Connection, channel: str, mode: Mode, *, worker: int, kept: Collection[tuple[int, int]]
-) -> int:
-    """Letters of this channel that the ledger holds for this worker, and that are not among those it has in hand
-    (delivery and reader): of a claim whose end it did not hear. Gives how many."""
-    r, d = recipients.c, deliveries.c
-    held = connection.execute(
-        select(r.delivery_id, r.subscriber_id).where(
-            r.worker_id == worker, r.state == literal_column("1", SmallInteger)
-        )
-    ).all()
-    named = {row.delivery_id for row in held}
-    of_channel = set(
-        connection.execute(select(d.id).where(d.id.in_(named), d.channel == channel, d.mode == mode)).scalars()
-    )
-    lost = [(id, reader) for id, reader in held if id in of_channel and (id, reader) not in kept]
-    for delivery_id, subscriber_id in lost:
-        connection.execute(
-            update(recipients)
-            .where(r.delivery_id == delivery_id, r.subscriber_id == subscriber_id, r.worker_id == worker)
-            .values(state=int(State.QUEUED), worker_id=None)
-        )
-    return len(lost)
-
-
-def release(connection: Connection, worker_ids: Collection[int], now: datetime) -> int:
-    """Give back what dead workers held: it is tried again with the same Message-ID.
-
-    Letters of a mailing that has been stopped meanwhile may or may not have gone out: they become unknown."""
-    if not worker_ids:
-        return 0
-    r = recipients.c
-    held = (
-        update(recipients)
-        .where(r.worker_id.in_(list(worker_ids)), r.state == literal_column("1", SmallInteger))
-        .returning(r.delivery_id)
-    )
-    is_stopped = exists().where(deliveries.c.id == r.delivery_id, deliveries.c.is_stopping)
-    unknown = connection.execute(
-        held.where(is_stopped).values(state=int(State.UNKNOWN), worker_id=None, settled_at=now)
-    ).scalars()
-    for id, n in _tally(unknown).items():
-        ledger.count(connection, id, now, unknown=n)
-    again = held.values(state=int(State.QUEUED), worker_id=None, is_in_doubt=True)
-    return len(connection.execute(again).all())
-
-
-def _tally(ids: Iterable[int]) -> dict[int, int]:
-    tally: dict[int, int] = {}
-    for id in ids:
-        tally[id] = tally.get(id, 0) + 1
-    return tally
 
 
 def put_back(connection: Connection, delivery_id: int, states: Collection[State], now: datetime) -> dict[State, int]:
@@ -468,7 +455,7 @@ def deem(
 
 def _moved(connection: Connection, id: int, state: State, to: State, now: datetime, *, reply: str | None = None) -> int:
     again = to is State.QUEUED
-    values: dict[str, Any] = {"state": int(to), "worker_id": None, "settled_at": None if again else now}
+    values: dict[str, Any] = {"state": int(to), "settled_at": None if again else now}
     if again:
         values |= {"due_at": microseconds(now), "attempts": 0, "is_in_doubt": state is State.UNKNOWN}
     else:

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, SmallInteger, literal, literal_column, select, update
 
 from broadcaster.delivery import State
+from broadcaster.store import leases
 from broadcaster.store.deliveries import MAILING
 from broadcaster.store.tables import deliveries, microseconds, recipients
 
@@ -27,10 +28,11 @@ def bring_deliveries_back(connection: Connection, now: datetime) -> Collection[i
 
 
 def bring_letters_back(connection: Connection, mailing: int, now: datetime, by: timedelta) -> None:
-    """The letters of one mailing keep the distances between them."""
+    """The letters of one mailing keep the distances between them; those in somebody's hand wait for nothing."""
     r = recipients.c
+    queued = r.state == literal_column("0", SmallInteger)  # spelled out, so that the partial index is used
     connection.execute(
         update(recipients)
-        .where(r.delivery_id == mailing, r.state == literal_column("0", SmallInteger), r.due_at > microseconds(now))
+        .where(r.delivery_id == mailing, queued, r.due_at > microseconds(now), ~leases.is_leased())
         .values(due_at=r.due_at - by // timedelta(microseconds=1))
     )

@@ -224,7 +224,6 @@ recipients = Table(
     Column("state", SmallInteger, nullable=False),
     Column("attempts", SmallInteger, nullable=False, server_default="0"),
     Column("due_at", BigInteger, nullable=False),
-    Column("worker_id", BigInteger),
     Column("settled_at", Instant),
     Column("reply", Text),  # the mail server's answer, without any address
     Column("is_in_doubt", Boolean, nullable=False, server_default=text("false")),  # queued, and may have gone out
@@ -236,13 +235,23 @@ recipients = Table(
         sqlite_where=text("state = 0"),
         postgresql_where=text("state = 0"),
     ),
-    Index(
-        "ix_recipients_held",
-        "worker_id",
-        sqlite_where=text("state = 1"),
-        postgresql_where=text("state = 1"),
-    ),
     sqlite_with_rowid=False,
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("id", Key, primary_key=True),  # never given twice: what was claimed by it is written down by it
+    Column("delivery_id", BigInteger, nullable=False),
+    Column("worker_id", BigInteger, nullable=False),
+    # The queued rows of `recipients` in this stretch of `ix_recipients_due`, both ends among them.
+    Column("first_due_at", BigInteger, nullable=False),
+    Column("first_subscriber_id", BigInteger, nullable=False),
+    Column("last_due_at", BigInteger, nullable=False),
+    Column("last_subscriber_id", BigInteger, nullable=False),
+    Index("ix_leases_delivery", "delivery_id"),
+    Index("ix_leases_worker", "worker_id"),
+    sqlite_autoincrement=True,
 )
 
 plans = Table(

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, SmallInteger, delete, func, insert, literal_column, select, update
 
-from broadcaster.store.tables import EPOCH, deliveries, recipients, workers
+from broadcaster.store.tables import EPOCH, deliveries, leases, workers
 
 
 def enlist(connection: Connection, *, role: str, pid: int, now: datetime, lasts: timedelta) -> int:
@@ -59,9 +59,7 @@ def struck_off(connection: Connection) -> Collection[int]:
     held = select(deliveries.c.worker_id).where(
         deliveries.c.state == literal_column("1", SmallInteger), deliveries.c.worker_id.not_in(listed)
     )
-    letters = select(recipients.c.worker_id).where(
-        recipients.c.state == literal_column("1", SmallInteger), recipients.c.worker_id.not_in(listed)
-    )
+    letters = select(leases.c.worker_id).where(leases.c.worker_id.not_in(listed))
     return set(connection.execute(held.union(letters)).scalars())
 
 
