@@ -126,7 +126,10 @@ def standing(connection: Connection, ids: Collection[int]) -> set[int]:
 def end(connection: Connection, ids: Collection[int]) -> None:
     """Nothing of these is in hand any longer; what is queued of them may be claimed again."""
     if ids:
-        connection.execute(delete(leases).where(_L.id.in_(list(ids))))
+        _END.run(connection, ids=listed(connection, ids))
+
+
+_END = Prepared(lambda dialect: delete(leases).where(one_of(dialect, _L.id, "ids")))
 
 
 def in_hand(connection: Connection, delivery_id: int) -> int:
