@@ -419,6 +419,7 @@ _RECALL = (
         _R.state == _QUEUED,
         _R.due_at > bindparam("now", type_=BigInteger),
         _R.attempts == 0,
+        ~leases.is_leased(),  # as it may be where the clock was set back
         exists().where(_S.id == _R.subscriber_id, _S.domain == bindparam("its_domain")),
     )
     .values(due_at=bindparam("first", type_=BigInteger))
