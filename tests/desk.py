@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
-import uvicorn
 from axe_playwright_python.async_playwright import Axe
 from PIL import Image
 
@@ -31,7 +30,9 @@ from broadcaster.scheduler import Scheduler
 from broadcaster.store import drafts, messages, subscribers
 from broadcaster.store.audit import Actor
 from broadcaster.web import create
-from tests.makers import NOW, a_sample, an_alert
+from tests.browser import NoAnswer
+from tests.makers import a_reader, a_sample, an_alert
+from tests.servers import served
 
 ORIGIN = "http://127.0.0.1"
 
@@ -42,16 +43,11 @@ AA = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wca
 async def violations(page: Any) -> list[tuple[str, list[str]]]:
     """What axe finds on this page at WCAG 2.1 AA. A page that renews itself in the middle takes axe with it, and nobody
     is told: then it is asked once more."""
-    for last in (False, True):
-        try:
-            async with asyncio.timeout(60):
-                found = await Axe().run(page, options=AA)
-        except TimeoutError:
-            if last:
-                raise
-            await page.reload()
-        else:
-            break
+    try:
+        found = await Axe().run(page, options=AA)
+    except NoAnswer:
+        await page.reload()
+        found = await Axe().run(page, options=AA)
     return [(each["id"], [node["html"][:160] for node in each["nodes"]][:4]) for each in found.response["violations"]]
 
 
@@ -113,24 +109,9 @@ class DeskUnderTest:
         return await person.sign_in(name) if name else person
 
     def readers(self, number: int, *, is_drill: bool = False, **columns: Any) -> None:
-        rows = [
-            {
-                "email": f"reader-{n}@mail.example",
-                "domain": "mail.example",
-                "language": "ja",
-                "format": "text",
-                "topics": 63,
-                "districts": self.app.settings.ward.all_district_bits,
-                "frequency": "at_once",
-                "registered_at": NOW,
-                "method": "form",
-                "state": "active",
-                **columns,
-            }
-            for n in range(number)
-        ]
+        columns = {"districts": self.app.settings.ward.all_district_bits, **columns}
         with self.app.database.write() as connection:
-            subscribers.put(connection, rows, is_drill=is_drill)
+            subscribers.put(connection, [a_reader(n, **columns) for n in range(number)], is_drill=is_drill)
 
     def kept(self, identifier: str) -> messages.Kept:
         with self.app.database.read() as connection:
@@ -228,9 +209,14 @@ def an_app(folder: Path, *, clock: Clock | None = None, url: str | None = None, 
 @asynccontextmanager
 async def a_desk(folder: Path, *, clock: Clock | None = None, url: str | None = None) -> AsyncIterator[DeskUnderTest]:
     """Without a server: requests go straight into the application."""
-    app = an_app(folder, clock=clock, url=url)
-    site = create(app)
-    desk = DeskUnderTest(app=app, transport=httpx.ASGITransport(app=site))
+    async with a_desk_of(an_app(folder, clock=clock, url=url)) as desk:
+        yield desk
+
+
+@asynccontextmanager
+async def a_desk_of(app: App) -> AsyncIterator[DeskUnderTest]:
+    """The desk of this application, which ends with it."""
+    desk = DeskUnderTest(app=app, transport=httpx.ASGITransport(app=create(app)))
     try:
         yield desk
     finally:
@@ -243,7 +229,7 @@ async def a_desk(folder: Path, *, clock: Clock | None = None, url: str | None = 
 async def a_desk_server(folder: Path, *, clock: Clock | None = None) -> AsyncIterator[DeskUnderTest]:
     """With a real server, for a real browser."""
     app = an_app(folder, clock=clock)
-    async with _served(app) as url:
+    async with served(create(app)) as url:
         yield DeskUnderTest(app=app, url=url)
 
 
@@ -270,7 +256,7 @@ async def a_desk_with_relay(folder: Path) -> AsyncIterator[DeskUnderTest]:
 @asynccontextmanager
 async def a_whole_desk(folder: Path) -> AsyncIterator[DeskUnderTest]:
     """Everything that is at work behind the desk: the server, the sender, the scheduler."""
-    async with a_desk_with_relay(folder) as desk, _served(desk.app, closes=False) as url:
+    async with a_desk_with_relay(folder) as desk, served(create(_lent(desk.app))) as url:
         desk.url = url
         roles = [
             asyncio.create_task(desk.app.sender(list(Lane)).run()),
@@ -282,26 +268,6 @@ async def a_whole_desk(folder: Path) -> AsyncIterator[DeskUnderTest]:
             for role in roles:
                 role.cancel()
             await asyncio.gather(*roles, return_exceptions=True)
-
-
-@asynccontextmanager
-async def _served(app: App, *, closes: bool = True) -> AsyncIterator[str]:
-    """`closes`: the application ends with the server, as in a web process."""
-    site = create(app) if closes else create(_lent(app))
-    # As the web process ends: a stream that somebody still has open keeps it no longer than this.
-    config = uvicorn.Config(
-        site, host="127.0.0.1", port=0, log_level="warning", lifespan="on", timeout_graceful_shutdown=3
-    )
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    async with asyncio.timeout(20):
-        while not server.started:
-            await asyncio.sleep(0.02)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await task
 
 
 class _Lent:

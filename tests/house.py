@@ -34,8 +34,9 @@ from broadcaster.store.database import Database
 from broadcaster.store.deliveries import Delivery
 from broadcaster.store.messages import Kept
 from broadcaster.worker import Sender
-from tests.makers import NOW, a_notice, an_alert
+from tests.makers import a_notice, a_reader, an_alert
 from tests.strangers import Billboard, Carrier, Noticeboard
+from tests.waiting import until
 
 STAFF = Actor(name="staff", via="cli")
 OWN_MEDIA = ("noticeboard", "carrier", "billboard")
@@ -120,22 +121,7 @@ class House:
         return self.channels[Mode.LIVE]["noticeboard"]
 
     def readers(self, number: int, *, is_drill: bool = False, **columns: Any) -> None:
-        rows = [
-            {
-                "email": f"reader-{n}@{columns.get('domain', f'mail-{n % 5}.example')}",
-                "domain": f"mail-{n % 5}.example",
-                "language": "ja",
-                "format": "text",
-                "topics": 63,
-                "districts": 1,
-                "frequency": "at_once",
-                "registered_at": NOW,
-                "method": "form",
-                "state": "active",
-                **columns,
-            }
-            for n in range(number)
-        ]
+        rows = [a_reader(n, **{"domain": f"mail-{n % 5}.example", **columns}) for n in range(number)]
         with self.database.write() as connection:
             for batch in subscribers.batches(rows):
                 subscribers.put(connection, batch, is_drill=is_drill)
@@ -193,9 +179,7 @@ class House:
             await asyncio.gather(task, return_exceptions=True)
 
     async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(30):
-            while not condition():
-                await asyncio.sleep(0.01)
+        await until(condition, 30, every=0.01)
 
     async def until_settled(self, *identifiers: str) -> None:
         await self.until(lambda: all(self.is_settled(identifier) for identifier in identifiers))

@@ -1,10 +1,12 @@
-"""Real servers for the tests, from wheels, on this machine only: PostgreSQL on a socket, Valkey on a port.
+"""Real servers for the tests, from wheels, on this machine only: PostgreSQL on a socket, Valkey on a port, a site of
+ours on another.
 
 The wheels' own start-up helpers are not used: as root one of them opens every folder up to `/`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import shutil
@@ -13,11 +15,16 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from glob import glob
 from pathlib import Path
 from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from tests.waiting import until
 
 _START_S = 30
 
@@ -208,3 +215,20 @@ def _wait_for(ready: Any, server: subprocess.Popen[bytes], log: Path | None) -> 
             said = log.read_text(errors="replace") if log else ""
             raise RuntimeError(f"the server did not start: {said[-2000:]}")
         time.sleep(0.02)
+
+
+@asynccontextmanager
+async def served(site: ASGIApp) -> AsyncIterator[str]:
+    """A site of ours behind a real web server, for a real browser; gives its address."""
+    # As the web process ends: a stream that somebody still has open keeps it no longer than this.
+    config = uvicorn.Config(
+        site, host="127.0.0.1", port=0, log_level="warning", lifespan="on", timeout_graceful_shutdown=3
+    )
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    await until(lambda: server.started or task.done())
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task

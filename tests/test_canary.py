@@ -11,6 +11,7 @@ from broadcaster.rehearsal import town
 from broadcaster.rehearsal.faults import Fault, Kind
 from broadcaster.roles import Role
 from broadcaster.store import subscribers, tokens
+from tests.makers import a_reader
 from tests.test_crash import a_bulk
 from tests.town import a_town
 
@@ -18,12 +19,9 @@ from tests.town import a_town
 @pytest.mark.timeout(120)
 async def test_no_address_and_no_secret_reaches_a_log_or_a_public_byte(tmp_path: Path) -> None:
     with a_town(tmp_path, BROADCASTER_LOG="DEBUG") as here:
-        reader = {
-            "language": "ja", "format": "text", "topics": 63, "districts": here.app.settings.ward.all_district_bits,
-            "frequency": "at_once", "registered_at": here.app.clock.now(), "method": "form", "state": "active",
-        }  # fmt: skip
+        wide = here.app.settings.ward.all_district_bits
+        people = [a_reader(email=f"canary-{n}@bird.example", domain="bird.example", districts=wide) for n in range(50)]
         with here.app.database.write() as connection:
-            people = [{**reader, "email": f"canary-{n}@bird.example", "domain": "bird.example"} for n in range(50)]
             subscribers.put(connection, people)
             token = tokens.create(connection, name="bird", role=Role.ADMIN, mode=Mode.LIVE, now=here.app.clock.now())
         here.start("rehearsal")

@@ -11,10 +11,10 @@ import pytest
 
 from broadcaster.clock import local
 from broadcaster.store.audit import Actor
+from tests.browser import a_browser
 from tests.desk import DeskUnderTest, a_day, a_desk, a_desk_server
 from tests.makers import a_notice
 from tests.test_desk_pages import WIDE
-from tests.test_rehearsal_browser import a_browser
 
 
 def planned(desk: DeskUnderTest) -> str:

@@ -4,7 +4,6 @@ and without scripts."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from playwright.async_api import Browser, Page, expect
 
 from broadcaster.lifecycle import State
 from broadcaster.message import Mode
+from tests.browser import a_browser
 from tests.desk import DeskUnderTest, a_whole_desk, picture
 from tests.test_desk_pages import PHONE, SHOTS, WIDE
-from tests.test_rehearsal_browser import a_browser
+from tests.waiting import until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
@@ -34,12 +34,6 @@ async def signed_in(desk: DeskUnderTest, browser: Browser, name: str, **context:
 async def shot(page: Page, name: str) -> None:
     SHOTS.mkdir(parents=True, exist_ok=True)
     await page.screenshot(path=SHOTS / f"day-{name}.png", full_page=True)
-
-
-async def until(condition: Any, seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.05)
 
 
 async def test_the_whole_day(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from broadcaster.message import Change
+from tests.browser import a_browser
 from tests.desk import a_day, a_desk, a_desk_server
 from tests.house import STAFF
-from tests.test_rehearsal_browser import a_browser
 
 
 async def test_nothing_in_force_is_said_in_full_size(tmp_path: Path) -> None:

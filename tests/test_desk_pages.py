@@ -10,8 +10,8 @@ import pytest
 from playwright.async_api import Page
 
 from tests import nu
+from tests.browser import ARTIFACTS, a_browser
 from tests.desk import a_day, a_desk, a_desk_server, pages, picture, violations
-from tests.test_rehearsal_browser import ARTIFACTS, a_browser
 
 SHOTS = ARTIFACTS / "desk"
 WIDE, PHONE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}, {"width": 320, "height": 640}

@@ -17,8 +17,7 @@ from broadcaster import settings as configuration
 from broadcaster.clock import SystemClock
 from broadcaster.roles import Role
 from broadcaster.store import people
-from broadcaster.web import create
-from tests.desk import DeskUnderTest, Person
+from tests.desk import DeskUnderTest, Person, a_desk, a_desk_of
 from tests.idp import Provider, a_provider
 
 BASE_URL = "http://127.0.0.1:8000"
@@ -26,8 +25,6 @@ BASE_URL = "http://127.0.0.1:8000"
 
 @asynccontextmanager
 async def a_desk_with(provider: Provider, folder: Path) -> AsyncIterator[DeskUnderTest]:
-    import httpx2 as httpx
-
     shipped = configuration.load(
         {
             "BROADCASTER_HOME": str(folder / "home"),
@@ -47,13 +44,8 @@ async def a_desk_with(provider: Provider, folder: Path) -> AsyncIterator[DeskUnd
             at=app.clock.now(),
             state=people.ACTIVE,
         )
-    desk = DeskUnderTest(app=app, transport=httpx.ASGITransport(app=create(app)))
-    try:
+    async with a_desk_of(app) as desk:
         yield desk
-    finally:
-        for client in desk.clients:
-            await client.aclose()
-        await app.close()
 
 
 async def goes_out(person: Person, provider: Provider, back: str = "") -> str:
@@ -75,8 +67,6 @@ async def test_whoever_was_invited_is_let_in_and_goes_where_they_wanted(tmp_path
 
 
 async def test_without_a_sign_on_there_is_no_such_page(tmp_path: Path) -> None:
-    from tests.desk import a_desk
-
     async with a_desk(tmp_path) as desk:
         person = await desk.person()
         assert "/desk/sign-on" not in (await person.get("/desk/sign-in")).text

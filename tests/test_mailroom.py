@@ -135,7 +135,7 @@ async def test_a_line_that_loses_its_cancel_does_not_keep_the_sender(
     async def deaf_open() -> Line:
         opening.set()
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.sleep(30)
+            await asyncio.Event().wait()
         return await opens()
 
     monkeypatch.setattr(house.carrier, "open", deaf_open)

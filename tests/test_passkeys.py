@@ -8,8 +8,8 @@ import pytest
 from playwright.async_api import Page
 
 from broadcaster.store import audit, passkeys, people
+from tests.browser import a_browser
 from tests.desk import DeskUnderTest, Person, a_desk, a_desk_server
-from tests.test_rehearsal_browser import a_browser
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, BrowserContext, Frame, Page, async_playwright
+from playwright.async_api import BrowserContext, Frame, Page
 
 from broadcaster import app as assembly
 from broadcaster import manuscript
@@ -24,23 +22,15 @@ from broadcaster.clock import FrozenClock
 from broadcaster.message import Message, Mode
 from broadcaster.rehearsal import town
 from broadcaster.web import create
+from tests.browser import ARTIFACTS, a_browser
 from tests.house import STAFF
 from tests.makers import MEDIA, NOW, an_alert, sample_notices
+from tests.servers import served
 from tests.test_rehearsal import a_mail, a_post, mails_arrive, posts_stand, put_boards
+from tests.waiting import until
 
 pytestmark = pytest.mark.browser
 
-ARTIFACTS = Path(__file__).parent / ".artifacts"
-CHROMIUM = "/usr/bin/chromium"  # a browser that is missing fails these tests; it does not skip them
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 PAGES = (
     "/rehearsal",
@@ -70,38 +60,15 @@ async def a_running_site(folder: Path) -> AsyncIterator[Running]:
     settings = configuration.load({"BROADCASTER_HOME": str(folder / "home")})
     app = assembly.assemble(settings, clock=FrozenClock(NOW), standins={"email": 1, "x": 1})
     app.database.upgrade()
-    server = uvicorn.Server(
-        uvicorn.Config(create(app), port=0, log_level="warning", lifespan="on", timeout_graceful_shutdown=3)
-    )
-    task = asyncio.create_task(server.serve())
-    async with asyncio.timeout(20):
-        while not server.started:
-            await asyncio.sleep(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        yield Running(app=app, url=f"http://127.0.0.1:{port}")
-    finally:
-        server.should_exit = True
-        await task
-
-
-@asynccontextmanager
-async def a_browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        try:
-            yield browser
-        finally:
-            await browser.close()
+    async with served(create(app)) as url:
+        yield Running(app=app, url=url)
 
 
 async def a_frame(page: Page, part: str) -> Frame:
     """The frame whose address holds this, once it is there and has been loaded."""
-    async with asyncio.timeout(20):
-        while not (found := [frame for frame in page.frames if part in frame.url]):
-            await asyncio.sleep(0.02)
-    await found[0].wait_for_load_state("networkidle")
-    return found[0]
+    frame = (await until(lambda: [frame for frame in page.frames if part in frame.url]))[0]
+    await frame.wait_for_load_state("networkidle")
+    return frame
 
 
 async def a_day_passes(site: Any) -> None:

@@ -16,6 +16,7 @@ from broadcaster.store.tables import staff_mails
 from broadcaster.worker import StaffPost
 from tests.desk import DeskUnderTest, a_desk_with_relay
 from tests.makers import a_notice, an_alert
+from tests.waiting import until
 
 
 def asks(desk: DeskUnderTest, *, is_alert: bool = False) -> str:
@@ -37,12 +38,6 @@ def asks(desk: DeskUnderTest, *, is_alert: bool = False) -> str:
         )
 
     return app.pipeline.propose(message, Actor(name="writer", via="desk"), also=also).message.identifier
-
-
-async def until(condition: object) -> None:
-    async with asyncio.timeout(15):
-        while not condition():  # type: ignore[operator]
-            await asyncio.sleep(0.02)
 
 
 async def test_those_who_may_approve_are_asked_each_by_a_mail_of_their_own(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ from broadcaster.store.tables import metadata, microseconds
 from broadcaster.store.tables import recipients as recipient_rows
 from tests import servers
 from tests.house import House
-from tests.makers import NOW, a_notice
+from tests.makers import NOW, a_notice, a_reader
 
 STAFF = Actor(name="staff", via="cli")
 
@@ -67,22 +67,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 def readers(database: Database, number: int, *, email_of: str = "reader-{n}@mail.example", **columns: object) -> None:
-    rows = [
-        {
-            "email": email_of.format(n=n),
-            "domain": "mail.example",
-            "language": "ja",
-            "format": "text",
-            "topics": 63,
-            "districts": 1,
-            "frequency": "at_once",
-            "registered_at": NOW,
-            "method": "form",
-            "state": "active",
-            **columns,
-        }
-        for n in range(number)
-    ]
+    rows = [a_reader(n, **{"email": email_of.format(n=n), **columns}) for n in range(number)]
     with database.write() as connection:
         for batch in subscribers.batches(rows):
             subscribers.put(connection, batch)

@@ -24,7 +24,7 @@ from broadcaster.roles import Role
 from broadcaster.store import subscribers, tokens
 from broadcaster.web import create
 from tests.house import STAFF
-from tests.makers import NOW, a_notice, a_sample, an_alert
+from tests.makers import NOW, a_notice, a_reader, a_sample, an_alert
 
 
 @dataclass(kw_only=True)
@@ -286,7 +286,7 @@ async def test_hostile_text_stays_text(tmp_path: Path) -> None:
 async def test_a_link_shows_when_opened_and_acts_when_posted(tmp_path: Path) -> None:
     async with a_site(tmp_path) as site:
         with site.app.database.write() as connection:
-            subscribers.put(connection, [_reader("a@mail.example"), _reader("b@mail.example")])
+            subscribers.put(connection, [a_reader(1), a_reader(2)])
         token = site.app.keyring.mint_leave(1, 0, 3)
         for _ in range(3):
             shown = await site.get(f"/u/{token}")
@@ -304,7 +304,7 @@ async def test_a_link_shows_when_opened_and_acts_when_posted(tmp_path: Path) -> 
 async def test_a_wrong_link_looks_like_an_unknown_one(tmp_path: Path) -> None:
     async with a_site(tmp_path) as site:
         with site.app.database.write() as connection:
-            subscribers.put(connection, [_reader("a@mail.example")])
+            subscribers.put(connection, [a_reader()])
         token = site.app.keyring.mint_leave(1, 0, 3)
         unknown = await site.get(f"/u/{site.app.keyring.mint_leave(99, 0, 3)}")
         for place in range(0, len(token), 3):
@@ -312,13 +312,6 @@ async def test_a_wrong_link_looks_like_an_unknown_one(tmp_path: Path) -> None:
             answer = await site.client.post(f"/u/{flipped}")
             assert (answer.status_code, answer.text) == (404, unknown.text)
         assert _topics(site, 1) == 63
-
-
-def _reader(email: str) -> dict[str, Any]:
-    return {
-        "email": email, "domain": "mail.example", "language": "ja", "format": "text", "topics": 63, "districts": 1,
-        "frequency": "at_once", "registered_at": NOW, "method": "form", "state": "active",
-    }  # fmt: skip
 
 
 def _topics(site: Site, id: int) -> int:

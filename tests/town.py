@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +26,8 @@ from broadcaster.rehearsal import smtp, town
 from broadcaster.store import subscribers
 from broadcaster.store.audit import Actor
 from tests.chaos_process import Child
-from tests.makers import NOW
+from tests.makers import a_reader
+from tests.waiting import until
 
 STAFF = Actor(name="staff", via="cli")
 
@@ -77,21 +78,8 @@ class Town:
                 process.wait(10)
 
     def readers(self, number: int) -> None:
-        rows = [
-            {
-                "email": f"reader-{n}@mail-{n % 7}.example",
-                "domain": f"mail-{n % 7}.example",
-                "language": "ja",
-                "format": "text",
-                "topics": 63,
-                "districts": self.app.settings.ward.all_district_bits,
-                "frequency": "at_once",
-                "registered_at": NOW,
-                "method": "form",
-                "state": "active",
-            }
-            for n in range(number)
-        ]
+        wide = self.app.settings.ward.all_district_bits
+        rows = [a_reader(n, domain=f"mail-{n % 7}.example", districts=wide) for n in range(number)]
         with self.app.database.write() as connection:
             for batch in subscribers.batches(rows):
                 subscribers.put(connection, batch)
@@ -115,10 +103,8 @@ class Town:
         rows = self.report(identifier)["deliveries"]
         return all(row["state"] not in ("queued", "in_flight") for row in rows)  # type: ignore[union-attr]
 
-    async def until(self, condition: object, seconds: float = 60, *, every: float = 0.02) -> None:
-        async with asyncio.timeout(seconds):
-            while not condition():  # type: ignore[operator]
-                await asyncio.sleep(every)
+    async def until(self, condition: Callable[[], object], seconds: float = 60, *, every: float = 0.02) -> None:
+        await until(condition, seconds, every=every)
 
     async def until_settled(self, *identifiers: str, seconds: float = 60) -> None:
         await self.until(lambda: all(self.is_settled(identifier) for identifier in identifiers), seconds)
