@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from broadcaster.delivery import State
 from broadcaster.message import Mode
@@ -98,10 +99,9 @@ class Events:
         self.desk = desk
         self._open: dict[str, int] = {}
 
-    async def __call__(self, scope: object, receive: object, send: object) -> None:
-        request = Request(scope, receive)  # type: ignore[arg-type]
-        response = await self._answer(request)
-        await response(scope, receive, send)  # type: ignore[arg-type]
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._answer(Request(scope, receive))
+        await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
         session = await asyncio.to_thread(self.desk.session_of, request)

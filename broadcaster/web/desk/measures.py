@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from broadcaster.charts import Curve, Latency, Reached
 from broadcaster.delivery import State
@@ -29,10 +29,31 @@ AT_THE_ACT = timedelta(seconds=1)
 T = TypeVar("T")
 
 
+class Once(Generic[T]):
+    """Counts of one kind, each kept under what it was counted from, the longest unasked given up first."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[object, T] = OrderedDict()
+        self._turn = threading.Lock()
+
+    def counted(self, key: object, count: Callable[[], T]) -> T:
+        with self._turn:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        counted = count()
+        with self._turn:
+            self._kept[key] = counted
+            while len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+        return counted
+
+
 class Measures:
     def __init__(self) -> None:
-        self._kept: OrderedDict[object, object] = OrderedDict()
-        self._turn = threading.Lock()
+        self._over_time = Once[list[Bucket]]()
+        self._by_domain = Once[list[OfDomain]]()
+        self._by_districts = Once[list[tuple[int, int, int]]]()
 
     def curve(self, connection: Connection, issue: Issue, found: Sequence[Delivery]) -> Curve | None:
         """How the letters went; None where there are none."""
@@ -45,18 +66,18 @@ class Measures:
 
     def _buckets(self, connection: Connection, issue: Issue, mailings: Sequence[Delivery]) -> list[Bucket]:
         ids = [mailing.id for mailing in mailings]
-        return self._once(
-            ("curve", _as_counted(mailings)), lambda: recipients.over_time(connection, ids, issue.sent_at)
+        return self._over_time.counted(
+            _as_counted(mailings), lambda: recipients.over_time(connection, ids, issue.sent_at)
         )
 
     def domains(self, connection: Connection, mailing: Delivery) -> list[OfDomain]:
-        return self._once(("domains", _as_counted([mailing])), lambda: recipients.by_domain(connection, mailing.id))
+        return self._by_domain.counted(_as_counted([mailing]), lambda: recipients.by_domain(connection, mailing.id))
 
     def reached(self, connection: Connection, message: Message, ward: Ward, found: Sequence[Delivery]) -> list[Reached]:
         """By district. Who chose two districts counts in both; who chose the whole ward stands in a row of its own."""
         mailings = mailings_of(found)
         ids = [mailing.id for mailing in mailings]
-        by_bits = self._once(("districts", _as_counted(mailings)), lambda: recipients.by_districts(connection, ids))
+        by_bits = self._by_districts.counted(_as_counted(mailings), lambda: recipients.by_districts(connection, ids))
         shows = any(d.channel == "signage" and d.state is State.DELIVERED for d in found)
         places = [(ward.name, 0, None), *((district.name, district.bit, district.code) for district in ward.districts)]
         rows = []
@@ -89,18 +110,6 @@ class Measures:
                 by_channel[channel] = sent
         rows = [_latency(name(channel), sorted(times)) for channel, times in by_channel.items()]
         return sorted(rows, key=lambda row: row.last_s)
-
-    def _once(self, key: object, count: Callable[[], T]) -> T:
-        with self._turn:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]  # type: ignore[return-value]  # what was kept under this key
-        counted = count()
-        with self._turn:
-            self._kept[key] = counted
-            while len(self._kept) > MOST_KEPT:
-                self._kept.popitem(last=False)
-        return counted
 
 
 def mailings_of(found: Iterable[Delivery]) -> list[Delivery]:
