@@ -24,8 +24,8 @@ from broadcaster import app as assembly
 from broadcaster import backup as backups
 from broadcaster import checks, lists, logs, manuscript, presets, reports, settings, yamlfile
 from broadcaster.clock import local
-from broadcaster.credentials import fingerprint, new_secret
 from broadcaster.delivery import Counts, Lane, State
+from broadcaster.invitations import Invitation, invite
 from broadcaster.lifecycle import MoveNotAllowed
 from broadcaster.message import Change, Message, Mode
 from broadcaster.pipeline import Pipeline, Preview
@@ -33,7 +33,7 @@ from broadcaster.problems import Problem, Refused, refuse
 from broadcaster.progress import progress_bar
 from broadcaster.roles import Role
 from broadcaster.settings import Settings
-from broadcaster.store import messages, people, tokens
+from broadcaster.store import deliveries, messages, people, tokens
 from broadcaster.store.audit import Actor
 from broadcaster.store.audit import write as audit_write
 from broadcaster.store.database import StoreError
@@ -501,16 +501,6 @@ def _report(pipeline: Pipeline, id: str) -> dict[str, Any]:
         return reports.of(connection, id)
 
 
-_WORDS = {
-    State.QUEUED: "states_delivery.pending",
-    State.IN_FLIGHT: "states_delivery.pending",
-    State.DELIVERED: "states_delivery.delivered",
-    State.FAILED: "states_delivery.failed",
-    State.UNKNOWN: "states_delivery.unknown",
-    State.STOPPED: "states_delivery.stopped",
-}
-
-
 def _board(configured: Settings, report: dict[str, Any]) -> None:
     out.print(f"{report['identifier']}  {report['state']}  {report['headline']}", markup=False)
     table = Table(*_in("媒体 部分 様子 数 証拠・理由", "Medium Part State Count Evidence").split())
@@ -520,10 +510,11 @@ def _board(configured: Settings, report: dict[str, Any]) -> None:
         if counts["total"] == 0 and row["kind"] == "mailing":
             continue
         said = row["detail"] or row["evidence"]
+        ending = deliveries.ending(State[row["state"].upper()], row["kind"])
         table.add_row(
             row["channel"],
             row["part"],
-            configured.words.page(_WORDS[State[row["state"].upper()]], _language),
+            configured.words.page(f"states_delivery.{ending}", _language),
             number,
             said,
         )
@@ -671,19 +662,15 @@ def users_invite(
     display: Annotated[str, typer.Option(help="表示する名前")],
     role: Annotated[Role, typer.Option(help="役")],
 ) -> None:
-    """人を招く。最後の行のリンクは一度だけ出る（48時間）。"""
+    """人を招く。最後の行のリンクは一度だけ出る（48時間）。管理する人には、もう一人の管理する人が広報デスクで認める。"""
     with _opened() as parts:
-        now, secret = parts.clock.now(), new_secret()
-        try:
-            with parts.database.write() as connection:
-                person = people.add(connection, name=name, display=display, role=role, at=now)
-                people.put_link(connection, person.id, fingerprint(secret), people.INVITE, now + people.INVITE_LASTS)
-                audit_write(connection, _actor(), "person.invited", name, at=now, role=role.value)
-        except people.NameTaken:
-            raise refuse(
-                "name", ja=f"「{name}」という人がもういます。", en=f"Somebody is called {name!r} already."
-            ) from None
-        print(f"{parts.settings.ward.base_url}/desk/invite/{secret}")
+        wanted = Invitation(name=name, display=display, role=role)
+        with parts.database.write() as connection:
+            made = invite(connection, wanted, by=_actor(), words=parts.settings.words, now=parts.clock.now())
+        if role is Role.ADMIN:
+            key = "people.waits" if made.waits else "people.made_alone"
+            err.print(parts.settings.words.page(key, _language, name=name), markup=False)
+        print(f"{parts.settings.ward.base_url}/desk/invite/{made.secret}")
 
 
 @users_cli.command("list")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import stat
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from broadcaster import start
 from broadcaster.app import App
 from broadcaster.clock import FrozenClock
 from broadcaster.credentials import fingerprint
+from broadcaster.invitations import Invitation, invite
 from broadcaster.problems import Refused
 from broadcaster.rehearsal import seed
 from broadcaster.roles import Role
-from broadcaster.store import people
+from broadcaster.store import audit, people
+from broadcaster.store.audit import Actor
 from broadcaster.store.people import Person
 from tests.desk import DeskUnderTest, a_desk
 from tests.test_desk_signin import NOW, PASSWORD, a_real_person, enters
@@ -149,6 +152,36 @@ async def test_the_first_administrator_comes_by_a_link_in_a_file_of_their_own_an
     file.unlink()
     start.invite_first(app, journal)
     assert not file.exists()
+    await app.close()
+
+
+async def test_on_the_command_line_an_administrator_waits_for_the_one_there_is_and_names_are_judged_as_at_the_desk(
+    tmp_path: Path,
+) -> None:
+    async with a_desk(tmp_path) as desk:
+        words, root = desk.app.settings.words, Actor(name="root", via="cli")
+        wanted = Invitation(name="kikaku", display="企画の人", role=Role.ADMIN)
+        with desk.app.database.write() as connection:
+            made = invite(connection, wanted, by=root, words=words, now=desk.app.clock.now())
+            [asked] = people.asked_roles(connection)
+            for wrong in (replace(wanted, name="Kikaku!"), replace(wanted, name="other", display=""), wanted):
+                with pytest.raises(Refused):
+                    invite(connection, wrong, by=root, words=words, now=desk.app.clock.now())
+        assert (made.waits, made.person.role, asked.role) == (True, Role.VIEWER, Role.ADMIN)
+        admin = await desk.person("admin")
+        await admin.get("/desk/people")
+        assert (await admin.post(f"/desk/people/roles/{asked.id}", how="confirm")).status_code == 303
+        assert known(desk, "kikaku").role is Role.ADMIN
+
+
+async def test_where_no_administrator_is_left_the_command_line_makes_one_and_the_log_is_loud(tmp_path: Path) -> None:
+    app = a_live_app(tmp_path)
+    wanted, root = Invitation(name="kikaku", display="企画の人", role=Role.ADMIN), Actor(name="root", via="cli")
+    with app.database.write() as connection:
+        made = invite(connection, wanted, by=root, words=app.settings.words, now=NOW)
+        acts = [entry.act for entry in audit.newest(connection, limit=10)]
+    assert (made.waits, made.person.role) == (False, Role.ADMIN)
+    assert acts == ["person.administrator_made_alone"]
     await app.close()
 
 

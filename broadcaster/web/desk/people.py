@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import re
-
 from starlette.responses import Response
 
-from broadcaster.credentials import fingerprint, new_secret
-from broadcaster.problems import Problem
+from broadcaster.invitations import Invitation, ask_role, invite
+from broadcaster.problems import Problem, Refused
 from broadcaster.roles import Right, Role
 from broadcaster.store import audit, people
-from broadcaster.store.database import Connection
-from broadcaster.store.people import NameTaken, Person
-from broadcaster.web.desk.me import problem_of
-from broadcaster.web.desk.signin import INVITE, INVITE_LASTS, prove
+from broadcaster.store.people import Person
+from broadcaster.web.desk.signin import prove
 from broadcaster.web.desk.visit import PATH, Desk, NotThere, Visit
 
 HERE = f"{PATH}/people"
-_NAME = re.compile(r"[a-z][a-z0-9]{1,31}", re.ASCII)
 
 
 def register(desk: Desk) -> None:
@@ -53,42 +48,32 @@ class People:
 
     def invite(self, visit: Visit) -> Response:
         """The link is on the answer to this form and nowhere else; who is to be an administrator waits as a viewer."""
-        name, display = visit.field("name").strip(), visit.field("display").strip()
-        role = _role_of(visit)
-        if not _NAME.fullmatch(name):
-            return self._page(visit, problem=problem_of(visit, "name", "people.name_wrong"))
-        if not display or not display.isprintable() or len(display) > 64:
-            return self._page(visit, problem=problem_of(visit, "display", "people.display_missing"))
+        wanted = Invitation(
+            name=visit.field("name").strip(),
+            display=visit.field("display").strip(),
+            role=_role_of(visit),
+            section=visit.field("section").strip(),
+            email=visit.field("email").strip(),
+        )
+        if problems := wanted.problems(self.app.settings.words):
+            return self._page(visit, problem=problems[0])
         if not prove(visit):
-            return self._page(visit, problem=problem_of(visit, "code", "people.code_wrong"))
-        token = new_secret()
+            return self._page(visit, problem=visit.problem("code", "people.code_wrong"))
         try:
             with self.app.database.write() as connection:
-                person = people.add(
-                    connection,
-                    name=name,
-                    display=display,
-                    role=Role.VIEWER if role is Role.ADMIN else role,
-                    at=visit.now,
-                    section=visit.field("section").strip()[:64],
-                    email=visit.field("email").strip()[:254],
-                )
-                people.put_link(connection, person.id, fingerprint(token), INVITE, visit.now + INVITE_LASTS)
-                audit.write(connection, visit.actor, "person.invited", name, at=visit.now, role=person.role.value)
-                if role is Role.ADMIN:
-                    self._ask(connection, visit, person, role)
-        except NameTaken:
-            return self._page(visit, problem=problem_of(visit, "name", "people.name_taken"))
-        address = f"{self.app.settings.ward.base_url}{PATH}/invite/{token}"
-        return self._page(visit, link=address, invited=person.full_name)
+                made = invite(connection, wanted, by=visit.actor, words=self.app.settings.words, now=visit.now)
+        except Refused as refused:
+            return self._page(visit, problem=refused.problems[0])
+        address = f"{self.app.settings.ward.base_url}{PATH}/invite/{made.secret}"
+        return self._page(visit, link=address, invited=made.person.full_name)
 
     def disable(self, visit: Visit) -> Response:
         """Every session of this person ends with the same transaction: the next request finds none."""
         person = self._person(visit)
         if person.id == visit.person.id:
-            return self._page(visit, problem=problem_of(visit, f"person-{person.id}", "people.self"))
+            return self._page(visit, problem=visit.problem(f"person-{person.id}", "people.self"))
         if not prove(visit):
-            return self._page(visit, problem=problem_of(visit, f"person-{person.id}", "people.code_wrong"))
+            return self._page(visit, problem=visit.problem(f"person-{person.id}", "people.code_wrong"))
         with self.app.database.write() as connection:
             people.set_state(connection, person.id, people.DISABLED)
             audit.write(connection, visit.actor, "person.disabled", person.name, at=visit.now)
@@ -97,14 +82,10 @@ class People:
     def ask_role(self, visit: Visit) -> Response:
         person, role = self._person(visit), _role_of(visit)
         if not prove(visit):
-            return self._page(visit, problem=problem_of(visit, f"person-{person.id}", "people.code_wrong"))
+            return self._page(visit, problem=visit.problem(f"person-{person.id}", "people.code_wrong"))
         with self.app.database.write() as connection:
-            self._ask(connection, visit, person, role)
+            ask_role(connection, person, role, by=visit.actor, now=visit.now)
         return visit.go(HERE)
-
-    def _ask(self, connection: Connection, visit: Visit, person: Person, role: Role) -> None:
-        people.ask_role(connection, person, role, by=visit.person.name, at=visit.now)
-        audit.write(connection, visit.actor, "role.asked", person.name, at=visit.now, role=role.value)
 
     def settle_role(self, visit: Visit) -> Response:
         is_confirmed = visit.field("how") == "confirm"
@@ -114,13 +95,13 @@ class People:
                 raise NotThere
             change = found[0]
             if is_confirmed and change.person.name == visit.person.name:
-                return self._page(visit, problem=problem_of(visit, f"change-{change.id}", "people.own"))
+                return self._page(visit, problem=visit.problem(f"change-{change.id}", "people.own"))
             done = people.settle_role(connection, change, is_confirmed=is_confirmed, by=visit.person.name, at=visit.now)
             if done:
                 act = "role.confirmed" if is_confirmed else "role.refused"
                 audit.write(connection, visit.actor, act, change.person.name, at=visit.now, role=change.role.value)
         if not done:
-            return self._page(visit, problem=problem_of(visit, f"change-{change.id}", "people.own"))
+            return self._page(visit, problem=visit.problem(f"change-{change.id}", "people.own"))
         return visit.go(HERE)
 
     def _person(self, visit: Visit) -> Person:
