@@ -47,13 +47,13 @@ class Day:
     entries: Sequence[Entry] = field(default_factory=tuple)
 
 
-def entries_of(kept: Sequence[Kept], runs: Iterable[Run], language: str) -> list[Entry]:
+def entries_of(kept: Sequence[Kept], runs: Iterable[Run], language: str, now: datetime) -> list[Entry]:
     """In order of their hour, with what collides marked."""
-    shown = _marked([_notice(one) for one in kept], kept)
+    shown = _marked([_notice(one, now) for one in kept], kept)
     return sorted([*shown, *(_run(run, language) for run in runs)], key=lambda entry: entry.at)
 
 
-def _notice(kept: Kept) -> Entry:
+def _notice(kept: Kept, now: datetime) -> Entry:
     message = kept.message
     place = {State.SUBMITTED: "approvals", State.SCHEDULED: "messages"}.get(kept.state, "sent")
     return Entry(
@@ -61,19 +61,9 @@ def _notice(kept: Kept) -> Entry:
         title=message.info.headline,
         channels=message.channels,
         link=f"/desk/{place}/{message.identifier}",
-        state=_STATES.get(kept.state, "ended"),
+        state=kept.standing(now),
         seen=kept.approved_hash or "" if kept.state is State.SCHEDULED else "",
     )
-
-
-_STATES = {
-    State.SUBMITTED: "submitted",
-    State.SCHEDULED: "scheduled",
-    State.ISSUED: "in_force",
-    State.UPDATED: "corrected",
-    State.CANCELLED: "cancelled",
-    State.EXPIRED: "ended",
-}
 
 
 def _run(run: Run, language: str) -> Entry:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from broadcaster.clock import JST, local
 
@@ -72,3 +72,12 @@ def typed(at: datetime) -> str:
     """As a field shows it."""
     here = local(at)
     return f"{here:%Y-%m-%d} {here.hour}:{here:%M}"
+
+
+def read_day(text: str) -> date | None:
+    """A day as an address or a date field has it, 2026-12-05, of this century; None for anything else."""
+    try:
+        day = datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007  # a day has no zone
+    except ValueError:
+        return None
+    return day if 2000 <= day.year <= 2100 else None

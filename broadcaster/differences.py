@@ -1,4 +1,5 @@
-"""What is different between two versions of a notice, field by field, line by line; pure."""
+"""What is different between two versions of a notice, field by field and line by line, or
+as one running text; pure."""
 
 from __future__ import annotations
 
@@ -8,6 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 SAME, REMOVED, ADDED = "same", "removed", "added"
+
+MOST_BY_CHARACTER = 6_000
+"""Characters that are compared one by one; longer texts are compared by lines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +53,20 @@ def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "\n".join(_text(each) for each in value)
     return str(value)
+
+
+def runs(before: str, after: str) -> list[tuple[str, str]]:
+    """Runs of text, each with what became of it. By characters, because Japanese has no blanks between its words; by
+    lines where the texts are long."""
+    if len(before) + len(after) <= MOST_BY_CHARACTER:
+        a: Sequence[str] = before
+        b: Sequence[str] = after
+    else:
+        a, b = before.splitlines(keepends=True), after.splitlines(keepends=True)
+    found: list[tuple[str, str]] = []
+    for how, i, j, k, n in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        if how == "equal":
+            found.append((SAME, "".join(a[i:j])))
+            continue
+        found.extend((kind, "".join(part)) for kind, part in ((REMOVED, a[i:j]), (ADDED, b[k:n])) if part)
+    return found

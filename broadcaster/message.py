@@ -271,6 +271,11 @@ def new_identifier(at: datetime) -> str:
     return f"{WHOLE_WARD}-{local(at):%Y%m%d-%H%M%S}-{letters}"
 
 
+def is_identifier(text: str) -> bool:
+    """Whether this can be the identifier of a message: what comes from an address or a form is looked up only then."""
+    return 0 < len(text) <= 64 and text.isascii() and text.isprintable()
+
+
 # The message as a document: what the database freezes and what the API shows.
 
 
@@ -360,6 +365,7 @@ __all__ = [
     "by_gravity",
     "content_hash",
     "from_document",
+    "is_identifier",
     "lang_attribute",
     "new_identifier",
     "stamp",

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from broadcaster.problems import Problem
 from broadcaster.slots import fill
 
 
@@ -31,6 +32,10 @@ class Words:
         for step in key.split("."):
             node = node[step]
         return fill(node["ja" if language in ("ja", "easy-ja") else "en"], slots)
+
+    def problem(self, where: str, key: str, /, **slots: str) -> Problem:
+        """A word of the pages as what is wrong with one field, in both languages."""
+        return Problem(where=where, ja=self.page(key, **slots), en=self.page(key, "en", **slots))
 
 
 _RUBY = re.compile(r"｜([^《｜]+)《([^》]+)》")

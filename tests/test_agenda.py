@@ -66,18 +66,18 @@ def test_two_posts_in_one_minute_collide_and_a_long_stay_is_pointed_out(settings
         kept(settings, "b", after=timedelta(hours=1, seconds=30)),
         kept(settings, "c", after=timedelta(hours=1, seconds=90), lasts=61),
     ]
-    found = {entry.link.rpartition("/")[2]: entry.collides for entry in agenda.entries_of(notices, [], "ja")}
+    found = {entry.link.rpartition("/")[2]: entry.collides for entry in agenda.entries_of(notices, [], "ja", NOW)}
     assert found == {
         "a": ("same_minute", "same_category"),
         "b": ("same_minute", "same_category"),
         "c": ("stays_long", "same_category"),
     }
-    alone = agenda.entries_of([kept(settings, "a", after=timedelta(hours=1))], [], "ja")
+    alone = agenda.entries_of([kept(settings, "a", after=timedelta(hours=1))], [], "ja", NOW)
     assert alone[0].collides == ()
 
 
 def test_a_notice_leads_to_where_it_stands(settings: Settings) -> None:
     states = {State.SUBMITTED: "approvals", State.SCHEDULED: "messages", State.ISSUED: "sent"}
     for state, place in states.items():
-        [entry] = agenda.entries_of([kept(settings, "a", after=timedelta(0), state=state)], [], "ja")
+        [entry] = agenda.entries_of([kept(settings, "a", after=timedelta(0), state=state)], [], "ja", NOW)
         assert entry.link == f"/desk/{place}/a"

@@ -20,6 +20,7 @@ from sqlalchemy import update
 from broadcaster.channel import Outcome, PermanentFailure, Receipt
 from broadcaster.clock import FrozenClock
 from broadcaster.delivery import Counts, State
+from broadcaster.differences import ADDED, REMOVED, SAME, runs
 from broadcaster.lifecycle import State as Life
 from broadcaster.message import Change, Mode
 from broadcaster.problems import Refused
@@ -29,7 +30,6 @@ from broadcaster.store.audit import Actor
 from broadcaster.store.messages import ChangedMeanwhile
 from broadcaster.store.tables import deliveries as delivery_rows
 from broadcaster.store.tables import recipients as recipient_rows
-from broadcaster.web.desk.afteraction import difference
 from tests.desk import DeskUnderTest, Person, a_day, a_desk
 from tests.house import a_house, alert, notice
 from tests.makers import NOW, a_notice, an_alert
@@ -726,7 +726,7 @@ async def test_the_report_tells_who_did_what_and_how_fast(tmp_path: Path) -> Non
         ):
             assert part in said
         assert "承認する人" in said
-        assert re.search(r"<ins><span[^>]*>追加 </span>[^<]*大崎も含みます。", answer.text)
+        assert re.search(r"<ins><span[^>]*>追加: </span>[^<]*大崎も含みます。", answer.text)
         paper = await viewer.get(f"/desk/sent/{ALERT}/report.pdf")
         assert paper.headers["content-type"] == "application/pdf"
         assert paper.content.startswith(b"%PDF-1.7")
@@ -778,9 +778,9 @@ async def test_the_one_who_sent_alone_cannot_write_the_review(tmp_path: Path) ->
 
 
 def test_a_difference_is_told_in_runs() -> None:
-    assert difference("午後3時に", "午後4時に") == [("=", "午後"), ("-", "3"), ("+", "4"), ("=", "時に")]
+    assert runs("午後3時に", "午後4時に") == [(SAME, "午後"), (REMOVED, "3"), (ADDED, "4"), (SAME, "時に")]
     assert (
-        "".join(text for kind, text in difference("あ" * 4000, "あ" * 4000 + "い") if kind != "-") == "あ" * 4000 + "い"
+        "".join(text for kind, text in runs("あ" * 4000, "あ" * 4000 + "い") if kind != REMOVED) == "あ" * 4000 + "い"
     )
 
 

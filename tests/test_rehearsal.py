@@ -27,9 +27,9 @@ from broadcaster.rehearsal.faults import Fault, Kind
 from broadcaster.rehearsal.received import masked
 from broadcaster.store import audit, subscribers
 from broadcaster.web import street
-from tests.makers import NOW, a_sample, an_alert
+from tests.makers import NOW, a_reader, a_sample, an_alert
 from tests.test_page import Document
-from tests.test_web import Site, _reader, a_site
+from tests.test_web import Site, a_site
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
 HERE = {"Origin": "http://127.0.0.1:8000"}
@@ -181,7 +181,7 @@ async def test_easy_japanese_is_told_from_japanese_by_what_the_reader_chose(tmp_
     async with a_street(tmp_path) as site:
         chosen = {"email": "a@docomo.example", "domain": "docomo.example", "language": "easy-ja"}
         with site.app.database.write() as connection:
-            subscribers.put(connection, [_reader("b@docomo.example"), {**_reader(""), **chosen}])
+            subscribers.put(connection, [a_reader(email="b@docomo.example"), a_reader(**chosen)])
         await mails_arrive(site, a_mail(subject="逃げて ください", id="x.2"), a_mail(id="x.1"))
         easy = card((await site.get("/rehearsal?told=easy-ja")).text, "email")
         assert "逃げて ください" in easy

@@ -7,11 +7,12 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from broadcaster import staffmail
 from broadcaster.delivery import Lane
 from broadcaster.rehearsal.faults import Fault, Faults, Kind
+from broadcaster.staffmail import StaffMail
 from broadcaster.store import people
 from broadcaster.store.audit import Actor
+from broadcaster.store.database import Connection
 from broadcaster.store.tables import staff_mails
 from broadcaster.worker import StaffPost
 from tests.desk import DeskUnderTest, a_desk_with_relay
@@ -27,15 +28,9 @@ def asks(desk: DeskUnderTest, *, is_alert: bool = False) -> str:
         writer = people.by_name(connection, "writer")
     assert writer is not None
 
-    def also(connection: object, _: str) -> None:
-        staffmail.ask_approval(
-            connection,  # type: ignore[arg-type]
-            message,
-            asked_by=writer,
-            base_url="https://desk.example.jp",
-            words=app.settings.words,
-            now=app.clock.now(),
-        )
+    def also(connection: Connection, _: str) -> None:
+        mails = StaffMail(base_url="https://desk.example.jp", words=app.settings.words)
+        mails.ask_approval(connection, message, asked_by=writer, now=app.clock.now())
 
     return app.pipeline.propose(message, Actor(name="writer", via="desk"), also=also).message.identifier
 

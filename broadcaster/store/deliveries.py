@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Row
 
 from broadcaster.channel import Payload
-from broadcaster.delivery import Counts, Lane, State, Tried
+from broadcaster.delivery import UNSETTLED, Counts, Lane, State, Tried
 from broadcaster.message import Mode
 from broadcaster.store.prepared import Prepared, listed, one_of
 from broadcaster.store.tables import attempts, deliveries, microseconds
@@ -78,6 +78,15 @@ class Attempt:
     state: State
     detail: str
     evidence: str
+
+
+def ending(state: State, kind: str, attempts: int = 0) -> str:
+    """How a delivery stands, a word of `states_delivery`. What a relay took is not yet in anybody's box."""
+    if state in UNSETTLED:
+        return "retrying" if attempts > 1 else "pending"
+    if state is State.DELIVERED:
+        return "accepted" if kind == MAILING else "delivered"
+    return state.name.lower()
 
 
 def add(

@@ -34,6 +34,12 @@ class Kept:
     def is_approved_as_it_stands(self) -> bool:
         return self.approved_hash == content_hash(self.message)
 
+    def standing(self, now: datetime) -> str:
+        """Its state as people see it, a word of `states_message`: time decides between in force and ended."""
+        if self.state not in (State.ISSUED, State.EXPIRED):
+            return self.state.value
+        return "ended" if self.state is State.EXPIRED or self.message.expires_at <= now else "in_force"
+
 
 class ChangedMeanwhile(RuntimeError):
     """Somebody else moved this message first."""
@@ -115,25 +121,26 @@ def number_submitted(connection: Connection) -> int:
     return connection.execute(waiting).scalar_one()
 
 
-def scheduled(connection: Connection, since: datetime, until: datetime, limit: int = 500) -> Sequence[Kept]:
-    """What goes out at its hour, or waits for approval until then, in order."""
+COMING = (State.SUBMITTED, State.SCHEDULED)
+"""What goes out at its hour, or waits for approval until then."""
+
+GOES_OUT = (*COMING, State.ISSUED, State.UPDATED, State.CANCELLED, State.EXPIRED)
+"""That, and what has gone out."""
+
+
+def between(
+    connection: Connection,
+    since: datetime,
+    until: datetime,
+    limit: int = 1_000,
+    *,
+    states: Collection[State] = GOES_OUT,
+) -> Sequence[Kept]:
+    """What goes out between two instants, or went out, in order."""
     c = messages.c
     rows = connection.execute(
         select(messages)
-        .where(c.state.in_([State.SCHEDULED, State.SUBMITTED]), c.effective_at >= since, c.effective_at < until)
-        .order_by(c.effective_at)
-        .limit(limit)
-    )
-    return [_kept(row) for row in rows]
-
-
-def between(connection: Connection, since: datetime, until: datetime, limit: int = 1_000) -> Sequence[Kept]:
-    """What goes out between two instants, waits to, or went out, in order."""
-    c = messages.c
-    shown = [State.SUBMITTED, State.SCHEDULED, State.ISSUED, State.UPDATED, State.CANCELLED, State.EXPIRED]
-    rows = connection.execute(
-        select(messages)
-        .where(c.state.in_(shown), c.effective_at >= since, c.effective_at < until)
+        .where(c.state.in_(states), c.effective_at >= since, c.effective_at < until)
         .order_by(c.effective_at)
         .limit(limit)
     )

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from broadcaster import manuscript, presets, reports
 from broadcaster.app import App
 from broadcaster.lifecycle import MoveNotAllowed
-from broadcaster.message import Change, Message
+from broadcaster.message import Change, Message, is_identifier
 from broadcaster.pipeline import Also
 from broadcaster.problems import Refused, refuse
 from broadcaster.roles import Right, Role, may
@@ -240,13 +240,9 @@ def _actor(token: Token) -> Actor:
 
 
 def _of_this_mode(connection: Connection, identifier: str, token: Token) -> None:
-    kept = messages.get(connection, identifier) if _is_plain(identifier) else None
+    kept = messages.get(connection, identifier) if is_identifier(identifier) else None
     if kept is None or kept.message.mode is not token.mode:
         raise NotAllowed(404, "そのお知らせはありません。", "There is no such message.")
-
-
-def _is_plain(identifier: str) -> bool:
-    return len(identifier) <= 64 and identifier.isascii() and identifier.isprintable()
 
 
 def _refilled(app: App, original: Message, slots: dict[str, str]) -> Message:

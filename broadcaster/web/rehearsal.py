@@ -39,6 +39,7 @@ from broadcaster.resources import packaged
 from broadcaster.store import audit, issues, subscribers
 from broadcaster.store.audit import Actor
 from broadcaster.web import street
+from broadcaster.web.hosts import is_loopback
 from broadcaster.web.street import Sent
 
 PATH = "/rehearsal"
@@ -55,7 +56,6 @@ A_PAGE = 50
 NEWEST = 20
 """So many sendings are looked through for when something was sent."""
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 VISITOR = Actor(name="rehearsal", via="desk")
 
 _HEADERS = {
@@ -255,7 +255,7 @@ def comes_from_here(request: Request, base_url: str) -> bool:
     origins = request.headers.getlist("origin")
     host = request.headers.get("host", "")
     ours = {_origin(base_url)}
-    if urlsplit(f"//{host}").hostname in LOOPBACK:
+    if is_loopback(host):
         ours.add(f"{request.url.scheme}://{host}")
     return len(origins) == 1 and origins[0] in ours
 

@@ -134,17 +134,8 @@ async def _unavailable(_: Request, error: Exception) -> Response:
 
 
 async def _failed(_: Request, error: Exception) -> Response:
-    log.error("request.failed", why=type(error).__name__, exception=_where(error))
+    log.error("request.failed", exc_info=error)
     return api.answer_to(error)
-
-
-def _where(error: Exception) -> str:
-    """The lines of code, without the values that were in them."""
-    lines, trace = [], error.__traceback__
-    while trace is not None:
-        lines.append(f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}")
-        trace = trace.tb_next
-    return " > ".join(lines[-8:])
 
 
 class _Guard:

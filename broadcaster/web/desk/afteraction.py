@@ -4,7 +4,6 @@ was, what failed; on a page and on paper from the same values. And the review th
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +16,7 @@ from broadcaster import charts, paper
 from broadcaster.charts import Latency
 from broadcaster.clock import local
 from broadcaster.delivery import UNSETTLED, Counts, State
+from broadcaster.differences import SAME, runs
 from broadcaster.manuscript import text_problems
 from broadcaster.problems import Problem
 from broadcaster.render import at_desk, day, time_at_desk
@@ -26,28 +26,26 @@ from broadcaster.store import audit, drafts, issues, messages, notes
 from broadcaster.store.database import Connection
 from broadcaster.store.deliveries import MAILING, Delivery
 from broadcaster.store.notes import Review
+from broadcaster.web.desk import tables
+from broadcaster.web.desk.exports import as_csv, as_file
 from broadcaster.web.desk.measures import Measures, in_words
 from broadcaster.web.desk.sent import (
     Found,
-    act_word,
     curve_chart,
-    ends_of,
     found_of,
     head_of,
     part_name,
     reach_chart,
     sentence,
-    state_word,
 )
+from broadcaster.web.desk.tables import Table
 from broadcaster.web.desk.visit import PATH, Desk, NotThere, Visit
+from broadcaster.web.desk.wording import act_sentence, ending_word
 
 log = structlog.get_logger(__name__)
 
 LONGEST_CHAIN = 20
 """Corrections of corrections that one report follows."""
-
-MOST_DIFFERENT = 6_000
-"""Characters that are compared one by one; longer texts are compared by lines."""
 
 MOST_TEXT = 10_000
 
@@ -56,6 +54,7 @@ def register(desk: Desk) -> None:
     reports = Reports(desk)
     desk.get("/sent/{identifier}/report", Right.READ, reports.show)
     desk.get("/sent/{identifier}/report.pdf", Right.READ, reports.pdf)
+    desk.get("/sent/{identifier}/numbers/{table}.csv", Right.READ, reports.numbers)
     desk.post("/sent/{identifier}/report", Right.REVIEW, reports.review, asks_again=True)
 
 
@@ -71,7 +70,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """One version of the words, and how it differs from the one before: runs of text, `=`, `+` or `-`."""
+    """One version of the words, and how it differs from the one before: runs of text, as `differences.runs` gives them."""
 
     name: str
     title: str
@@ -79,7 +78,7 @@ class Version:
 
     @property
     def is_same(self) -> bool:
-        return all(kind == "=" for kind, _ in self.runs)
+        return all(kind == SAME for kind, _ in self.runs)
 
 
 class Reports:
@@ -106,48 +105,71 @@ class Reports:
             )
 
     def _told(self, visit: Visit, connection: Connection, found: Found) -> dict[str, Any]:
-        def medium(channel: str) -> str:
-            return visit.w(f"home.media_of.{channel}")
-
         chain = _chain(connection, found)
         curve = self.measures.curve(connection, found.issue, found.deliveries)
-        latencies = self.measures.latencies(connection, found.issue, found.deliveries, medium)
+        latencies = self._latencies(visit, connection, found)
         reached = self.measures.reached(connection, found.issue.message, self.app.settings.ward, found.deliveries)
         return {
             "sentence": sentence(visit, found.media, is_settled=found.is_settled),
             "timeline": _timeline(visit, connection, found, chain),
             "people": _people(visit, chain),
             "versions": _versions(visit, connection, found, chain),
-            "counts": _counts(visit, found),
-            "latencies": latencies,
             "latency_chart": _latency_chart(visit, latencies) if latencies else "",
-            "curve": curve,
             "chart": curve_chart(visit, "letters", curve) if curve else "",
-            "steps": curve.thinned() if curve else (),
-            "ends": ends_of(curve) if curve else {},
-            "reached": reached,
+            "tables": {
+                "counts": tables.counts(visit, _counts(visit, found)),
+                "latency": tables.latency(visit, latencies),
+                "letters": tables.letters(visit, curve.steps, curve.thinned()) if curve else None,
+                "reach": tables.reach(visit, reached),
+            },
             "reach_chart": reach_chart(visit, "reach", reached) if reached else "",
             "wrong": _wrong(visit, found),
             "by_whom": visit.w("report.made", time=at_desk(visit.now, visit.language), who=visit.person.full_name),
         }
+
+    def numbers(self, visit: Visit) -> Response:
+        """The numbers of one chart, all of them, for a spreadsheet."""
+        with self.app.database.read() as connection:
+            found = found_of(connection, visit.path("identifier"))
+            table = self._table(visit, connection, found, visit.path("table"))
+        return as_file(as_csv, table.records(), f"{table.name}-{found.issue.message.identifier}")
+
+    def _table(self, visit: Visit, connection: Connection, found: Found, name: str) -> Table:
+        """Raises NotThere."""
+        match name:
+            case "counts":
+                return tables.counts(visit, _counts(visit, found))
+            case "latency":
+                return tables.latency(visit, self._latencies(visit, connection, found))
+            case "letters":
+                curve = self.measures.curve(connection, found.issue, found.deliveries)
+                return tables.letters(visit, curve.steps if curve else ())
+            case "reach":
+                ward = self.app.settings.ward
+                reached = self.measures.reached(connection, found.issue.message, ward, found.deliveries)
+                return tables.reach(visit, reached)
+        raise NotThere
+
+    def _latencies(self, visit: Visit, connection: Connection, found: Found) -> list[Latency]:
+        def medium(channel: str) -> str:
+            return visit.w(f"home.media_of.{channel}")
+
+        return self.measures.latencies(connection, found.issue, found.deliveries, medium)
 
     # The review of having sent alone
 
     def review(self, visit: Visit) -> Response:
         identifier = visit.path("identifier")
         text = visit.field("text").strip()
-        words = self.app.settings.words
         with self.app.database.read() as connection:
             review = notes.review_of(connection, identifier)
         if review is None or review.written_at is not None:
             raise NotThere if review is None else messages.ChangedMeanwhile(identifier)
         if review.opened_by == visit.person.name:
-            own = Problem(where="text", ja=words.page("report.review_own"), en=words.page("report.review_own", "en"))
-            return self._page(visit, status=403, problems=[own])
+            return self._page(visit, status=403, problems=[visit.problem("text", "report.review_own")])
         problems = text_problems("text", text, most=MOST_TEXT)
         if not text:
-            key = "report.review_empty"
-            problems.append(Problem(where="text", ja=words.page(key), en=words.page(key, "en")))
+            problems.append(visit.problem("text", "report.review_empty"))
         if problems or visit.is_resumed:
             return self._page(visit, status=422 if problems else 200, problems=problems)
         with self.app.database.write() as connection:
@@ -202,7 +224,7 @@ def _timeline(visit: Visit, connection: Connection, found: Found, chain: Sequenc
     for one in chain:
         change = one.issue.message.change
         for entry in one.acts:
-            said = act_word(visit, entry)
+            said = act_sentence(visit, entry)
             if entry.act == "message.issued" and change is not None:
                 said = visit.w(
                     "sent.acts.message_changed", who=visit.called(entry.actor), change=visit.w(f"terms.{change}")
@@ -221,7 +243,7 @@ def _timeline(visit: Visit, connection: Connection, found: Found, chain: Sequenc
             part.settled_at for part in medium.deliveries if part.settled_at is not None and part.part != "expired"
         ]
         if ended and all(part.state not in UNSETTLED for part in medium.deliveries):
-            said = visit.w("report.last_out", medium=name, state=state_word(visit, medium.state))
+            said = visit.w("report.last_out", medium=name, state=ending_word(visit, medium.state))
             lines.append(Line(at=max(ended), after=after(max(ended)), said=said))
     return sorted(lines, key=lambda line: line.at)
 
@@ -231,7 +253,7 @@ def _people(visit: Visit, chain: Sequence[Found]) -> list[tuple[str, list[str]]]
     found: dict[str, list[str]] = {}
     for one in chain:
         for entry in one.acts:
-            did = act_word(visit, entry)
+            did = act_sentence(visit, entry)
             found.setdefault(entry.actor, [])
             if did not in found[entry.actor]:
                 found[entry.actor].append(did)
@@ -252,8 +274,8 @@ def _versions(visit: Visit, connection: Connection, found: Found, chain: Sequenc
     before = ""
     for name, title, text in texts:
         whole = f"{title}\n{text}"
-        runs = tuple(difference(before, whole)) if made else (("=", whole),)
-        made.append(Version(name=name, title=title, runs=runs))
+        told = tuple(runs(before, whole)) if made else ((SAME, whole),)
+        made.append(Version(name=name, title=title, runs=told))
         before = whole
     return made
 
@@ -275,23 +297,6 @@ def _drafts_of(visit: Visit, connection: Connection, first: Found) -> list[tuple
         )
         for version in reversed(drafts.versions(connection, draft.id)[:LONGEST_CHAIN])
     ]
-
-
-def difference(before: str, after: str) -> list[tuple[str, str]]:
-    """Runs that stayed `=`, came `+` and went `-`. By characters, because Japanese has no blanks between its words; by
-    lines where the texts are long."""
-    if len(before) + len(after) <= MOST_DIFFERENT:
-        a: Sequence[str] = before
-        b: Sequence[str] = after
-    else:
-        a, b = before.splitlines(keepends=True), after.splitlines(keepends=True)
-    runs: list[tuple[str, str]] = []
-    for how, i, j, k, n in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
-        if how == "equal":
-            runs.append(("=", "".join(a[i:j])))
-            continue
-        runs.extend((kind, "".join(part)) for kind, part in (("-", a[i:j]), ("+", b[k:n])) if part)
-    return runs
 
 
 def _counts(visit: Visit, found: Found) -> list[tuple[str, Counts]]:
@@ -325,7 +330,7 @@ def _wrong(visit: Visit, found: Found) -> list[str]:
                 said.append(visit.w("report.wrong_letters", **name, **numbers))
             continue
         if one.state in (State.FAILED, State.UNKNOWN):
-            state = state_word(visit, one.state.name.lower())
+            state = ending_word(visit, one.state.name.lower())
             said.append(visit.w("report.wrong_end", **name, state=state) + _because(one))
         elif one.attempts > 1:
             said.append(visit.w("report.wrong_tries", **name, n=one.attempts) + _because(one))
@@ -397,7 +402,6 @@ def _on_paper(visit: Visit, found: Found, told: dict[str, Any], review: Review |
         (w("report.area"), message.area_text),
         (w("report.media"), "・".join(w(f"home.media_of.{name}") for name in message.channels)),
     ]
-    ends = ("total", "delivered", "failed", "unknown", "stopped", "queued")
     return {
         "lang": visit.language,
         "is_drill": message.is_drill,
@@ -418,14 +422,10 @@ def _on_paper(visit: Visit, found: Found, told: dict[str, Any], review: Review |
         ],
         "people": [(name, "、".join(did)) for name, did in told["people"]],
         "versions": [{"name": version.name, "runs": list(version.runs)} for version in told["versions"]],
-        "counts_head": [w("sent.medium"), w("report.in_all")]
-        + [w(f"report.end_{end}") for end in ("delivered", "failed", "unknown", "stopped", "waiting")],
-        "counts": [[name, *(f"{getattr(counts, end):,}" for end in ends)] for name, counts in told["counts"]],
-        "latency_head": [w("sent.medium"), *(w(f"report.{name}") for name in ("first", "half", "most", "last"))],
-        "latencies": [
-            [row.name, *(in_words(visit, at) for at in (row.first_s, row.half_s, row.most_s, row.last_s))]
-            for row in told["latencies"]
-        ],
+        "counts_head": list(told["tables"]["counts"].heads),
+        "counts": told["tables"]["counts"].shown(),
+        "latency_head": list(told["tables"]["latency"].heads),
+        "latencies": told["tables"]["latency"].shown(),
         "latency_none": w("report.latency_none"),
         "charts": [
             {"title": w(key), "svg": _drawn(told[name])}

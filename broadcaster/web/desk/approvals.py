@@ -11,7 +11,6 @@ from typing import Any
 
 from starlette.responses import Response
 
-from broadcaster import staffmail
 from broadcaster.dates import read_typed
 from broadcaster.differences import Difference, differences
 from broadcaster.lifecycle import MoveNotAllowed, State
@@ -23,8 +22,8 @@ from broadcaster.store import audit, drafts, messages, notes, plans
 from broadcaster.store.database import Connection
 from broadcaster.store.messages import ChangedMeanwhile, Kept
 from broadcaster.web.desk.previews import previews_of
-from broadcaster.web.desk.records import act_word, state_of
-from broadcaster.web.desk.visit import PATH, Desk, NotThere, Visit
+from broadcaster.web.desk.visit import PATH, Desk, Visit
+from broadcaster.web.desk.wording import act_sentence, state_word
 
 UNDO = timedelta(seconds=30)
 """A routine notice whose hour has come waits so long after its approval: until then it can be stopped. An alert never
@@ -55,7 +54,7 @@ class Approvals:
         return visit.page("desk/approvals.html", waiting=ordered)
 
     def show(self, visit: Visit) -> Response:
-        kept = self._kept(visit)
+        kept = visit.kept()
         if kept.state is not State.SUBMITTED:
             return visit.go(f"{PATH}/messages/{kept.message.identifier}")
         return self._page(visit, kept)
@@ -99,18 +98,10 @@ class Approvals:
             goes_at=max(kept.message.effective_at, visit.now),
         )
 
-    def _kept(self, visit: Visit) -> Kept:
-        identifier = visit.path("identifier")
-        with self.app.database.read() as connection:
-            kept = messages.get(connection, identifier) if identifier.isascii() and identifier.isprintable() else None
-        if kept is None:
-            raise NotThere
-        return kept
-
     # Acts
 
     def approve(self, visit: Visit) -> Response:
-        kept = self._kept(visit)
+        kept = visit.kept()
         identifier = kept.message.identifier
         if visit.is_resumed and kept.state is State.SUBMITTED:
             return self._page(visit, kept, status=409)
@@ -118,14 +109,14 @@ class Approvals:
         try:
             kept = self.app.pipeline.approve(identifier, visit.actor, seen=visit.field("seen"), wait=wait)
         except (ChangedMeanwhile, MoveNotAllowed):
-            if self._kept(visit).approved_by == visit.person.name:
+            if visit.kept().approved_by == visit.person.name:
                 return visit.go(f"{PATH}/messages/{identifier}")  # the same press once more
             return self._too_late(visit, identifier)
         return visit.go(f"{PATH}/{'sent' if kept.issued_as else 'messages'}/{identifier}")
 
     def _too_late(self, visit: Visit, identifier: str) -> Response:
         """Somebody was faster, or the words are other ones now: which of them, and what that means."""
-        kept = self._kept(visit)
+        kept = visit.kept()
         if kept.state is State.SUBMITTED:
             return self._page(visit, kept, status=409, changed=self._since(visit, identifier), is_changed=True)
         return visit.page(
@@ -133,7 +124,7 @@ class Approvals:
             status=409,
             kept=kept,
             message=kept.message,
-            state=state_of(visit, kept),
+            state=state_word(visit, kept),
             act=self._last_act(identifier),
         )
 
@@ -153,7 +144,7 @@ class Approvals:
         return acts[-1] if acts else None
 
     def send_back(self, visit: Visit) -> Response:
-        kept = self._kept(visit)
+        kept = visit.kept()
         identifier = kept.message.identifier
         try:
             self.app.pipeline.send_back(
@@ -166,23 +157,21 @@ class Approvals:
         return visit.go(f"{PATH}/approvals")
 
     def _tell_returned(self, visit: Visit, kept: Kept, connection: Connection, _identifier: str) -> None:
-        staffmail.tell_returned(
+        visit.desk.staffmail.tell_returned(
             connection,
             kept.message,
             to=kept.created_by,
             by=visit.person,
             reason=visit.field("reason"),
-            base_url=self.app.settings.ward.base_url,
-            words=self.app.settings.words,
             now=visit.now,
         )
 
     def comment(self, visit: Visit) -> Response:
-        kept = self._kept(visit)
+        kept = visit.kept()
         text = visit.field("text").strip()
         problems = text_problems("text", text, most=2_000)
         if not text:
-            problems.append(_said(visit, "text", "approvals.comment_missing"))
+            problems.append(visit.problem("text", "approvals.comment_missing"))
         if problems:
             return self._page(visit, kept, status=422, problems=problems)
         with self.app.database.write() as connection:
@@ -192,7 +181,7 @@ class Approvals:
     # A message that has not gone out
 
     def message(self, visit: Visit) -> Response:
-        kept = self._kept(visit)
+        kept = visit.kept()
         identifier = kept.message.identifier
         if kept.issued_as is not None:
             return visit.go(f"{PATH}/sent/{identifier}")
@@ -218,7 +207,8 @@ class Approvals:
             previews=previews_of(visit, kept.message),
             may_withdraw=self._may_withdraw(visit, kept),
             may_move=visit.may(Right.SCHEDULE) and kept.state is State.SCHEDULED,
-            act_word=partial(act_word, visit),
+            act_sentence=partial(act_sentence, visit),
+            state=state_word(visit, kept),
             due_at=due_at,
             undo_s=int(left.total_seconds()) + 1 if due_at is not None and left <= UNDO else 0,
             **more,
@@ -229,7 +219,7 @@ class Approvals:
         return is_theirs and kept.state in (State.SCHEDULED, State.RETURNED, State.SUBMITTED)
 
     def withdraw(self, visit: Visit) -> Response:
-        kept = self._kept(visit)
+        kept = visit.kept()
         if kept.created_by != visit.person.name and not visit.may(Right.APPROVE):
             visit.stop("desk/says.html", status=403, what="no_right", slots={"role": visit.w("roles.approver")})
         try:
@@ -239,7 +229,7 @@ class Approvals:
         return visit.go(f"{PATH}/messages/{kept.message.identifier}")
 
     def ask_move(self, visit: Visit) -> Response:
-        return self._ask_move(visit, self._kept(visit), visit.query("at"))
+        return self._ask_move(visit, visit.kept(), visit.query("at"))
 
     def _ask_move(self, visit: Visit, kept: Kept, typed: str, problems: Sequence[Problem] = ()) -> Response:
         return visit.page(
@@ -253,11 +243,11 @@ class Approvals:
         )
 
     def move(self, visit: Visit) -> Response:
-        kept = self._kept(visit)
+        kept = visit.kept()
         typed = visit.field("at")
         at = read_typed(typed, visit.now)
         if at is None:
-            return self._ask_move(visit, kept, typed, [_said(visit, "at", "approvals.move_unreadable")])
+            return self._ask_move(visit, kept, typed, [visit.problem("at", "approvals.move_unreadable")])
         try:
             self.app.pipeline.move_to(kept.message.identifier, at, visit.actor, seen=visit.field("seen"))
         except Refused as refused:
@@ -265,8 +255,3 @@ class Approvals:
         except (ChangedMeanwhile, MoveNotAllowed):
             return self._too_late(visit, kept.message.identifier)
         return visit.go(f"{PATH}/messages/{kept.message.identifier}")
-
-
-def _said(visit: Visit, where: str, key: str) -> Problem:
-    words = visit.app.settings.words
-    return Problem(where=where, ja=words.page(key), en=words.page(key, "en"))

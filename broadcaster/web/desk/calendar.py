@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from broadcaster import agenda, almanac
 from broadcaster.clock import local
+from broadcaster.dates import read_day
 from broadcaster.roles import Right
 from broadcaster.store import messages
 from broadcaster.web.desk.visit import Desk, Visit
@@ -27,7 +28,7 @@ class Calendar:
 
     def show(self, visit: Visit) -> Response:
         view = visit.query("view") if visit.query("view") in VIEWS else "list"
-        day = _day(visit.query("day")) or local(visit.now).date()
+        day = read_day(visit.query("day")) or local(visit.now).date()
         entries = self._entries(view, day, visit)
         return visit.page(
             "desk/calendar.html",
@@ -52,12 +53,4 @@ class Calendar:
             if begin < until
             else []
         )
-        return agenda.entries_of(kept, runs, visit.language)
-
-
-def _day(text: str) -> date | None:
-    try:
-        day = date.fromisoformat(text)
-    except ValueError:
-        return None
-    return day if 2000 <= day.year <= 2100 else None
+        return agenda.entries_of(kept, runs, visit.language, visit.now)

@@ -29,13 +29,16 @@ from broadcaster.manuscript import LONGEST, read_instant, text_problems
 from broadcaster.message import Change, Info, Message
 from broadcaster.problems import Problem, Refused
 from broadcaster.roles import Right, who_may
-from broadcaster.store import issues, requests
+from broadcaster.store import issues
 from broadcaster.store.database import Connection
 from broadcaster.store.deliveries import PUSH
 from broadcaster.store.issues import Issue
 from broadcaster.store.messages import ChangedMeanwhile
-from broadcaster.web.desk.sent import Found, done_before, found_of, head_of, kept_once, language_name, may_change
+from broadcaster.web.desk import once
+from broadcaster.web.desk.emergency import slot_name
+from broadcaster.web.desk.sent import Found, found_of, head_of, language_name, may_change
 from broadcaster.web.desk.visit import PATH, Desk, Visit
+from broadcaster.words import Words
 
 TEXTS = ("headline", "summary", "description", "spoken")
 """The fields of a language that a notice may be given anew."""
@@ -115,7 +118,7 @@ class Changing:
     def go(self, change: Change, visit: Visit) -> Response:
         identifier = visit.path("identifier")
         with self.app.database.read() as connection:
-            if done := done_before(visit, connection, identifier):
+            if done := once.done(visit, connection):
                 return visit.go(f"{PATH}/sent/{done}")
             found = found_of(connection, identifier)
             self._stop_if_over(visit, connection, found, change)
@@ -133,21 +136,20 @@ class Changing:
 
     def _send(self, visit: Visit, found: Found, change: Change, made: Made) -> Response:
         identifier = found.issue.message.identifier
-        also = kept_once(visit, identifier)
         try:
-            with contextlib.suppress(requests.AlreadyKept):  # the same press, a moment earlier
+            with contextlib.suppress(once.AlreadyKept):  # the same press, a moment earlier
                 kept = self.app.pipeline.change(
-                    identifier, change, visit.actor, renew=made.renew, line=made.line, also=also
+                    identifier, change, visit.actor, renew=made.renew, line=made.line, also=once.kept(visit)
                 )
                 return visit.go(f"{PATH}/sent/{kept.message.identifier}")
         except (Refused, ChangedMeanwhile, MoveNotAllowed):
             with self.app.database.read() as connection:
-                if done := done_before(visit, connection, identifier):
+                if done := once.done(visit, connection):
                     return visit.go(f"{PATH}/sent/{done}")
                 self._stop_if_over(visit, connection, found_of(connection, identifier), change)
             raise
         with self.app.database.read() as connection:
-            return visit.go(f"{PATH}/sent/{done_before(visit, connection, identifier)}")
+            return visit.go(f"{PATH}/sent/{once.done(visit, connection)}")
 
     # What somebody else did meanwhile
 
@@ -208,14 +210,7 @@ class Changing:
     def _refuse_nothing(self, found: Found, change: Change, wanted: Wanted) -> None:
         """An update or a correction that says nothing new is none."""
         if change in (Change.UPDATE, Change.CORRECTION) and wanted.is_like(self._before(found, change)):
-            words = self.app.settings.words
-            raise Refused(
-                [
-                    Problem(
-                        where="line", ja=words.page("changing.line_needed"), en=words.page("changing.line_needed", "en")
-                    )
-                ]
-            )
+            raise Refused([self.app.settings.words.problem("line", "changing.line_needed")])
 
     def _make(self, found: Found, change: Change, wanted: Wanted, now: datetime) -> Made:
         """Raises Refused with every problem, each at its field."""
@@ -272,7 +267,9 @@ class Changing:
         self, found: Found, wanted: Wanted, now: datetime, problems: list[Problem]
     ) -> Callable[[Message], Message] | None:
         kept = found.kept.message
-        infos = tuple(_with_texts(info, wanted.texts[info.language], problems, self._both) for info in kept.infos)
+        infos = tuple(
+            _with_texts(info, wanted.texts[info.language], problems, self.app.settings.words) for info in kept.infos
+        )
         expires_at = self._expires(kept, wanted.expires, now, problems)
         return lambda original: replace(original, infos=infos, expires_at=expires_at)
 
@@ -281,14 +278,10 @@ class Changing:
             return kept.expires_at  # to the second, as it was
         at = read_instant(typed.replace("/", "-").replace(" ", "T"))
         if at is None:
-            problems.append(self._both("expires", "expires_wrong"))
+            problems.append(self.app.settings.words.problem("expires", "changing.expires_wrong"))
         elif at <= now:
-            problems.append(self._both("expires", "expires_past"))
+            problems.append(self.app.settings.words.problem("expires", "changing.expires_past"))
         return at or kept.expires_at
-
-    def _both(self, where: str, key: str) -> Problem:
-        words = self.app.settings.words
-        return Problem(where=where, ja=words.page(f"changing.{key}"), en=words.page(f"changing.{key}", "en"))
 
     # Pages
 
@@ -319,7 +312,7 @@ class Changing:
             reach=self._reach(visit, found, change),
             key=visit.field("key") or new_secret(),
             go_word=_go_word(visit, found, change),
-            slot_name=lambda name: _slot_name(visit, name),
+            slot_name=partial(slot_name, visit),
         )
 
     def _texts(self, visit: Visit, found: Found, change: Change, wanted: Wanted, made: Made) -> dict[str, Any]:
@@ -381,13 +374,11 @@ def _texts_of(info: Info) -> dict[str, str]:
     return {name: text for name, text in found.items() if text or name in ("headline", "description")}
 
 
-def _with_texts(
-    info: Info, typed: Mapping[str, str], problems: list[Problem], both: Callable[[str, str], Problem]
-) -> Info:
+def _with_texts(info: Info, typed: Mapping[str, str], problems: list[Problem], words: Words) -> Info:
     for name, text in typed.items():
         where = f"text-{info.language}-{name}"
         if not text:
-            problems.append(both(where, f"{name}_needed"))
+            problems.append(words.problem(where, f"changing.{name}_needed"))
         lines = 1 if name == "headline" else None
         problems.extend(text_problems(where, text, most=_LONGEST[name], lines=lines))
     return replace(
@@ -408,9 +399,3 @@ def _go_word(visit: Visit, found: Found, change: Change) -> str:
         return visit.w(f"buttons.{'correct' if change is Change.CORRECTION else change.value}")
     place = "rehearsal" if visit.app.settings.is_rehearsal else "live"
     return visit.w(f"changing.go.{place}_{change}")
-
-
-def _slot_name(visit: Visit, name: str) -> str:
-    """In words where there is one; a preset of the ward's own may have others."""
-    known = visit.app.settings.words.pages["changing"]["slot_names"]
-    return visit.w(f"changing.slot_names.{name}") if name in known else name

@@ -13,7 +13,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from broadcaster import images, manuscript, staffmail
+from broadcaster import images, manuscript
 from broadcaster.clock import local
 from broadcaster.dates import read_typed, typed
 from broadcaster.differences import differences
@@ -22,11 +22,11 @@ from broadcaster.message import LANGUAGES, Image, Message
 from broadcaster.problems import Problem, Refused
 from broadcaster.proofreading import Remark, remarks
 from broadcaster.roles import Right
-from broadcaster.store import audit, drafts, messages, notes
+from broadcaster.store import audit, drafts, notes
 from broadcaster.store.database import Connection
 from broadcaster.store.drafts import Draft
 from broadcaster.store.messages import ChangedMeanwhile, Kept
-from broadcaster.web.desk.previews import mail_of, previews_of
+from broadcaster.web.desk.previews import previews_of
 from broadcaster.web.desk.visit import PATH, Desk, NotThere, Visit
 
 TEXTS = ("title", "body", "summary", "speech", "category", "link")
@@ -48,7 +48,6 @@ def register(desk: Desk) -> None:
     desk.post("/drafts/{id}/back", Right.WRITE, pages.go_back)
     desk.post("/drafts/{id}/discard", Right.WRITE, pages.discard)
     desk.post("/messages/{identifier}/edit", Right.WRITE, pages.edit_message)
-    desk.get("/approvals/{identifier}/mail", Right.READ, pages.mail)
 
 
 class Compose:
@@ -61,17 +60,13 @@ class Compose:
         """An empty form, or one filled from an earlier notice; nothing is kept before it is saved."""
         written: dict[str, Any] = {"channels": list(self.app.settings.enabled), "area": ["whole"], "category": "notice"}
         if source := visit.query("from"):
-            written = self._copied(source)
+            written = self._copied(visit.kept(source))
         if at := visit.query("at"):
             written["issued_at"] = at
         return self._page(visit, written)
 
-    def _copied(self, identifier: str) -> dict[str, Any]:
+    def _copied(self, kept: Kept) -> dict[str, Any]:
         """An earlier notice without its dates: they belong to that time."""
-        with self.app.database.read() as connection:
-            kept = messages.get(connection, identifier) if identifier.isascii() and identifier.isprintable() else None
-        if kept is None:
-            raise NotThere
         written = manuscript_of(kept.message)
         return {name: value for name, value in written.items() if name not in ("issued_at", "expires_at")}
 
@@ -225,7 +220,7 @@ class Compose:
         sent = visit.file("image")
         if sent is not None:
             if len(kept) >= MOST_IMAGES:
-                raise Refused([_said(visit, "image", "compose.too_many_images")])
+                raise Refused([visit.problem("image", "compose.too_many_images")])
             alt = visit.field("image.alt").strip()
             kept.append(_image(images.image(images.keep(sent, self.app.media_folder), alt)))
         return kept
@@ -287,12 +282,7 @@ class Compose:
     def _ask(self, visit: Visit, draft: Draft) -> Response:
         found = remarks(draft.manuscript, visit.now)
         if found and not visit.field("read_remarks"):
-            words = self.app.settings.words
-            unread = Problem(
-                where="read_remarks",
-                ja=words.page("compose.remarks_unread", n=str(len(found))),
-                en=words.page("compose.remarks_unread", "en", n=str(len(found))),
-            )
+            unread = visit.problem("read_remarks", "compose.remarks_unread", n=len(found))
             return self._page(visit, draft.manuscript, draft=draft, status=422, problems=[unread])
         try:
             message = self._read(draft.manuscript, visit)
@@ -313,12 +303,10 @@ class Compose:
                     at=visit.now,
                     remarks=[remark.key for remark in found],
                 )
-            staffmail.ask_approval(
+            visit.desk.staffmail.ask_approval(
                 connection,
                 message,
                 asked_by=visit.person,
-                base_url=self.app.settings.ward.base_url,
-                words=self.app.settings.words,
                 now=visit.now,
             )
 
@@ -331,12 +319,10 @@ class Compose:
     def edit_message(self, visit: Visit) -> Response:
         """A message that waits, was returned or is planned, back in its draft. Planned ones are withdrawn from their
         hour first, and need approval again."""
-        identifier = visit.path("identifier")
+        kept = visit.kept()
+        identifier = kept.message.identifier
         with self.app.database.read() as connection:
-            kept = messages.get(connection, identifier) if identifier.isascii() and identifier.isprintable() else None
-            draft = drafts.of_message(connection, identifier) if kept else None
-        if kept is None:
-            raise NotThere
+            draft = drafts.of_message(connection, identifier)
         self._refuse_strangers(visit, kept)
         if kept.state is State.SCHEDULED:
             self.app.pipeline.withdraw(identifier, visit.actor, also=partial(self._keep_words, visit, kept))
@@ -402,15 +388,6 @@ class Compose:
         with self.app.database.write() as connection:
             drafts.discard(connection, draft, None if visit.field("restore") else visit.now)
         return visit.go(f"{PATH}/drafts/{draft.id}" if visit.field("restore") else f"{PATH}/drafts")
-
-    def mail(self, visit: Visit) -> Response:
-        """A mail's HTML for a frame: of what waits for approval, or has been sent."""
-        identifier = visit.path("identifier")
-        with self.app.database.read() as connection:
-            kept = messages.get(connection, identifier) if identifier.isascii() and identifier.isprintable() else None
-        if kept is None:
-            raise NotThere
-        return mail_of(visit, kept.message, visit.query("part") or "ja.html")
 
 
 def manuscript_of(message: Message) -> dict[str, Any]:
@@ -491,8 +468,3 @@ def completeness(written: Mapping[str, Any], language: str) -> str:
 def _in_full(at: datetime) -> str:
     here = local(at)
     return f"{here.year}年{here.month}月{here.day}日（{'月火水木金土日'[here.weekday()]}）{here.hour}:{here:%M}"
-
-
-def _said(visit: Visit, where: str, key: str) -> Problem:
-    words = visit.app.settings.words
-    return Problem(where=where, ja=words.page(key), en=words.page(key, "en"))

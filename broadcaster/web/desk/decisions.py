@@ -21,8 +21,9 @@ from broadcaster.store.deliveries import BOARD, MAILING, PUSH, Attempt, Delivery
 from broadcaster.store.issues import Issue
 from broadcaster.store.messages import ChangedMeanwhile
 from broadcaster.store.tables import microseconds
-from broadcaster.web.desk.sent import act_word, evidence_of, not_done, part_name, state_word
+from broadcaster.web.desk.sent import evidence_of, not_done, part_name
 from broadcaster.web.desk.visit import PATH, Desk, NotThere, Visit
+from broadcaster.web.desk.wording import act_sentence, ending_word
 
 HERE = f"{PATH}/decisions"
 MOST = 50
@@ -87,7 +88,7 @@ class Decisions:
                 shown=shown,
                 may_decide=visit.may(Right.DECIDE),
                 deciders="、".join(visit.w(f"roles.{role}") for role in who_may(Right.DECIDE)),
-                state_word=lambda delivery: state_word(visit, delivery.state.name.lower()),
+                state_word=lambda delivery: ending_word(visit, delivery.state.name.lower()),
                 part_name=lambda delivery: part_name(visit, delivery),
                 evidence_of=lambda delivery: evidence_of(visit, delivery),
                 not_done=lambda counts: not_done(visit, counts),
@@ -145,5 +146,5 @@ class Decisions:
         of_this = [entry for entry in acts if json.loads(entry.detail).get("id") == found.id]
         mine = [entry for entry in acts if entry.act in ("delivery.decided", "delivery.resent")]
         last = (of_this or mine)[-1:]
-        said = [f"{act_word(visit, entry)}（{local(entry.at):%H:%M:%S}）" for entry in last]
+        said = [f"{act_sentence(visit, entry)}（{local(entry.at):%H:%M:%S}）" for entry in last]
         return self._page(visit, status=409, late=said, late_of=issue.message.info.headline)

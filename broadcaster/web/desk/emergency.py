@@ -33,9 +33,10 @@ from broadcaster.presets import AUTOMATIC, Preset
 from broadcaster.problems import Problem, Refused
 from broadcaster.roles import Right
 from broadcaster.settings import Settings
-from broadcaster.store import messages, notes, people, requests
+from broadcaster.store import messages, notes, people
 from broadcaster.store.database import Connection
 from broadcaster.store.messages import ChangedMeanwhile, Kept
+from broadcaster.web.desk import once
 from broadcaster.web.desk.signin import is_proved, prove
 from broadcaster.web.desk.visit import PATH, Desk, NotThere, Visit
 
@@ -276,11 +277,11 @@ class Button:
 
     def _carry_out(self, visit: Visit, preset: Preset, seen: Seen) -> Response:
         pipeline = self.app.pipeline
-        with contextlib.suppress(requests.AlreadyKept):  # the same press, a moment earlier
+        with contextlib.suppress(once.AlreadyKept):  # the same press, a moment earlier
             if self._needs_two(preset):
                 pipeline.propose(seen.message, visit.actor, also=self._ask(visit, seen.message))
             else:
-                pipeline.hand_in(seen.message, visit.actor, also=partial(self._keep, visit))
+                pipeline.hand_in(seen.message, visit.actor, also=once.kept(visit))
         with self.app.database.read() as connection:
             done = self._done(visit, connection)
         assert done is not None
@@ -288,37 +289,24 @@ class Button:
 
     def _ask(self, visit: Visit, message: Message) -> Any:
         def also(connection: Connection, identifier: str) -> None:
-            self._keep(visit, connection, identifier)
-            staffmail.ask_approval(
+            once.kept(visit)(connection, identifier)
+            visit.desk.staffmail.ask_approval(
                 connection,
                 message,
                 asked_by=visit.person,
-                base_url=self.app.settings.ward.base_url,
-                words=self.app.settings.words,
                 now=visit.now,
             )
 
         return also
 
-    def _keep(self, visit: Visit, connection: Connection, identifier: str) -> None:
-        requests.keep(connection, self._key(visit), self._body(visit), identifier, visit.now)
-
     def _done(self, visit: Visit, connection: Connection) -> str | None:
         """Where a press of this form led, when there was one."""
-        if not visit.field("key"):
-            visit.stop("desk/says.html", status=403, what="foreign")
-        identifier = requests.find(connection, self._key(visit), self._body(visit))
+        identifier = once.done(visit, connection)
         if identifier is None:
             return None
         kept = messages.get(connection, identifier)
         assert kept is not None
         return _board(kept) if kept.issued_as is not None else f"{self.base}/waiting/{identifier}"
-
-    def _key(self, visit: Visit) -> str:
-        return requests.key_of(f"desk/{visit.person.name}", f"{self.base}\n{visit.field('key')}")
-
-    def _body(self, visit: Visit) -> bytes:
-        return f"{self.base}/{visit.path('preset')}".encode()
 
     # Waiting for a second person, or not
 
@@ -341,10 +329,8 @@ class Button:
         )
 
     def _proposed(self, visit: Visit) -> Kept:
-        identifier = visit.path("identifier")
-        with self.app.database.read() as connection:
-            kept = messages.get(connection, identifier) if identifier.isascii() and identifier.isprintable() else None
-        if kept is None or kept.message.mode is not self.mode or kept.message.preset is None:
+        kept = visit.kept()
+        if kept.message.mode is not self.mode or kept.message.preset is None:
             raise NotThere
         return kept
 
@@ -375,13 +361,13 @@ class Button:
         if kept.issued_as is not None:
             return visit.go(_board(kept))
         reason = self._reason(visit)
-        problems = [] if reason else [_said(visit, "reason", "emergency.alone_reason_missing")]
+        problems = [] if reason else [visit.problem("reason", "emergency.alone_reason_missing")]
         if visit.is_resumed:
             return self._alone(visit, kept, said="resumed")
         if not visit.field("checked"):
-            problems.append(_said(visit, "checked", "emergency.alone_not_checked"))
+            problems.append(visit.problem("checked", "emergency.alone_not_checked"))
         if not problems and not prove(visit):
-            problems.append(_said(visit, "code", "emergency.alone_code_wrong"))
+            problems.append(visit.problem("code", "emergency.alone_code_wrong"))
         if problems:
             return self._alone(visit, kept, problems)
         try:
@@ -403,13 +389,11 @@ class Button:
         def also(connection: Connection, identifier: str) -> None:
             kept = messages.get(connection, identifier)
             assert kept is not None
-            staffmail.tell_alone(
+            visit.desk.staffmail.tell_alone(
                 connection,
                 kept.message,
                 sent_by=visit.person,
                 reason=reason,
-                base_url=self.app.settings.ward.base_url,
-                words=self.app.settings.words,
                 now=visit.now,
             )
 
@@ -464,8 +448,3 @@ def _at_their_fields(problems: Sequence[Problem]) -> list[Problem]:
         )
         for problem in problems
     ]
-
-
-def _said(visit: Visit, where: str, key: str) -> Problem:
-    words = visit.app.settings.words
-    return Problem(where=where, ja=words.page(key), en=words.page(key, "en"))

@@ -16,7 +16,6 @@ from broadcaster.app import App
 from broadcaster.clock import stamp
 from broadcaster.roles import Right
 from broadcaster.store import audit, issues
-from broadcaster.web.desk.me import problem_of
 from broadcaster.web.desk.records import Records
 from broadcaster.web.desk.visit import PATH, Desk, Visit
 
@@ -45,18 +44,19 @@ class Exports:
 
     def messages(self, written: Written, visit: Visit) -> Response:
         """What was sent: it is public, and holds no reader."""
-        return _answer(written, _sent(self.app), "messages")
+        return as_file(written, _sent(self.app), "messages")
 
     def records(self, written: Written, visit: Visit) -> Response:
         reason = visit.field("reason").strip()
         if not reason:
-            return self._records.show_log(visit, [problem_of(visit, "reason", "records.export_reason_missing")])
+            return self._records.show_log(visit, [visit.problem("reason", "records.export_reason_missing")])
         with self.app.database.write() as connection:
             audit.write(connection, visit.actor, "records.exported", PATH, at=visit.now, reason=reason[:500])
-        return _answer(written, _acts(self.app), "records")
+        return as_file(written, _acts(self.app), "records")
 
 
-def _answer(written: Written, rows: Iterable[Row], name: str) -> Response:
+def as_file(written: Written, rows: Iterable[Row], name: str) -> Response:
+    """To be kept under this name."""
     ending, media_type = ("csv", "text/csv; charset=utf-8") if written is as_csv else ("json", "application/json")
     headers = {"content-disposition": f'attachment; filename="{name}.{ending}"', "cache-control": "no-store"}
     return StreamingResponse(written(rows), media_type=media_type, headers=headers)

@@ -12,7 +12,6 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from broadcaster.delivery import State
 from broadcaster.message import Mode
 from broadcaster.roles import Right
 from broadcaster.store import deliveries, drafts, issues, messages, notes
@@ -68,27 +67,17 @@ class Home:
             }
 
     def _coming(self, connection: Connection, now: datetime) -> list[Kept]:
-        return list(messages.scheduled(connection, now - timedelta(days=1), now + COMING, MOST_COMING))
+        since, until = now - timedelta(days=1), now + COMING
+        return list(messages.between(connection, since, until, MOST_COMING, states=messages.COMING))
 
     def _media(self, connection: Connection) -> list[tuple[str, str, datetime | None]]:
         """Each medium with how it is, a word of `states_delivery`, and when it last settled something."""
         newest = deliveries.newest_states(connection, Mode.LIVE)
-        return [(name, *_word(*newest[name])) if name in newest else (name, "unused", None) for name in self._enabled]
-
-
-def _word(state: State, kind: str, settled_at: datetime | None) -> tuple[str, datetime | None]:
-    """What a relay took is not yet in anybody's box."""
-    return "accepted" if state is State.DELIVERED and kind == deliveries.MAILING else _WORDS[state], settled_at
-
-
-_WORDS = {
-    State.QUEUED: "pending",
-    State.IN_FLIGHT: "pending",
-    State.DELIVERED: "delivered",
-    State.FAILED: "failed",
-    State.UNKNOWN: "unknown",
-    State.STOPPED: "stopped",
-}
+        media: list[tuple[str, str, datetime | None]] = []
+        for name in self._enabled:
+            state, kind, settled_at = newest.get(name, (None, "", None))
+            media.append((name, "unused" if state is None else deliveries.ending(state, kind), settled_at))
+        return media
 
 
 class Events:

@@ -72,7 +72,7 @@ class Me:
         if found := credentials.password_problems(visit.field("password"), name=person.name):
             return self._page(visit, problem=found[0])
         if not self._signin.knows(visit, person, visit.field("old")):
-            return self._page(visit, problem=problem_of(visit, "old", "me.wrong"))
+            return self._page(visit, problem=visit.problem("old", "me.wrong"))
         hashed = credentials.hash_password(visit.field("password"))
         with self.app.database.write() as connection:
             people.set_password(connection, person.id, hashed)
@@ -84,14 +84,9 @@ class Me:
         if visit.person.is_sample:
             raise NotThere
         if not prove(visit):
-            return self._page(visit, problem=problem_of(visit, "code", "me.code_wrong"))
+            return self._page(visit, problem=visit.problem("code", "me.code_wrong"))
         codes = credentials.new_recovery_codes()
         with self.app.database.write() as connection:
             people.put_recovery_codes(connection, visit.person.id, [fingerprint(code) for code in codes])
             audit.write(connection, visit.actor, "person.codes_renewed", visit.person.name, at=visit.now)
         return self._page(visit, codes=codes)
-
-
-def problem_of(visit: Visit, where: str, key: str) -> Problem:
-    words = visit.app.settings.words
-    return Problem(where=where, ja=words.page(key), en=words.page(key, "en"))

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.responses import HTMLResponse, Response
-
 from broadcaster import boards
 from broadcaster.channel import Board, Mailing, Push
 from broadcaster.drill import watermarked
@@ -18,15 +16,6 @@ from broadcaster.mime import LEAVE
 from broadcaster.pipeline import Pipeline
 from broadcaster.speech import seconds
 from broadcaster.web.desk.visit import Visit
-
-SANDBOX = {
-    "cache-control": "no-store",
-    # A mail has its style in attributes, which no hash can name; without an origin and without scripts it harms nobody.
-    "content-security-policy": (
-        "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; form-action 'none'; "
-        "base-uri 'none'; frame-ancestors 'self'"
-    ),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,15 +90,3 @@ def _spoken(channel: Board, message: Message, pipeline: Pipeline) -> dict[str, A
 def _current(channel: Board, shown: Sequence[Message], pipeline: Pipeline) -> str:
     pages = boards.pages_of(channel, shown, pipeline.clock.now())
     return next((page.body.decode() for page in pages if page.path == "dial/current.txt"), "")
-
-
-def mail_of(visit: Visit, message: Message, part: str) -> Response:
-    """The HTML of a mail in a frame of its own."""
-    marked = watermarked(message, visit.app.settings.words).sent(visit.now)
-    for channel in visit.app.pipeline.channels[marked.mode].values():
-        if isinstance(channel, Mailing):
-            for payload in channel.compose(marked):
-                if payload.part == part and "html" in payload.content:
-                    html = str(payload.content["html"]).replace(LEAVE, f"{visit.app.settings.ward.base_url}/u/…")
-                    return HTMLResponse(html, headers=SANDBOX)
-    return HTMLResponse("", status_code=404, headers=SANDBOX)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
 from starlette.responses import Response
 
 from broadcaster.clock import JST
-from broadcaster.lifecycle import State
+from broadcaster.dates import read_day
 from broadcaster.problems import Problem
 from broadcaster.roles import Right
 from broadcaster.store import audit, messages, search
-from broadcaster.store.messages import Kept
 from broadcaster.store.search import Wanted
-from broadcaster.web.desk.me import problem_of
 from broadcaster.web.desk.visit import PATH, Desk, Visit
+from broadcaster.web.desk.wording import act_name, state_word
 
 A_PAGE, AN_AUDIT_PAGE = 50, 100
 HERE = f"{PATH}/messages"
@@ -35,7 +34,6 @@ STATES = (
     "updated",
     "cancelled",
 )
-_OWN_WORDS = frozenset({"rejected", "withdrawn", "updated", "skipped"})
 _FILTERS = ("q", "state", "category", "mode", "from", "to")
 
 
@@ -64,8 +62,8 @@ class Records:
             "desk/messages.html",
             status=422 if problems else 200,
             problems=problems,
-            shown=[(one, state_of(visit, one)) for one in shown],
-            states=[(state, _state_word(visit, state)) for state in STATES],
+            shown=[(one, state_word(visit, one)) for one in shown],
+            states=[(state, visit.w(f"states_message.{state}")) for state in STATES],
             categories=[(one.id, one.name) for one in self.app.settings.ward.categories],
             asked={name: visit.query(name) for name in _FILTERS},
             without=[(visit.query(name), _address(visit, but=name)) for name in _FILTERS if visit.query(name)],
@@ -106,7 +104,7 @@ class Records:
             "desk/records.html",
             status=422 if problems else 200,
             problems=problems,
-            shown=[(entry, act_word(visit, entry.act), _details(entry.detail)) for entry in rows[:AN_AUDIT_PAGE]],
+            shown=[(entry, act_name(visit, entry.act), _details(entry.detail)) for entry in rows[:AN_AUDIT_PAGE]],
             acts=[(name.replace("_", ".", 1), visit.w(f"records.acts.{name}")) for name in acts],
             asked={name: visit.query(name) for name in names},
             found=found,
@@ -114,26 +112,6 @@ class Records:
             if len(rows) > AN_AUDIT_PAGE
             else "",
         )
-
-
-def state_of(visit: Visit, kept: Kept) -> str:
-    """Where a message stands, in words; time decides between in force and ended."""
-    state = kept.state.value
-    if kept.state in (State.ISSUED, State.EXPIRED):
-        is_over = kept.state is State.EXPIRED or kept.message.expires_at <= visit.now
-        state = "ended" if is_over else "in_force"
-    return _state_word(visit, state)
-
-
-def act_word(visit: Visit, act: str) -> str:
-    """An act in words; one that has none stands as it was written down."""
-    name = act.replace(".", "_", 1)
-    known = visit.app.settings.words.pages["records"]["acts"]
-    return visit.w(f"records.acts.{name}") if name in known else act
-
-
-def _state_word(visit: Visit, state: str) -> str:
-    return visit.w(f"records.{state}") if state in _OWN_WORDS else visit.w(f"states_message.{state}")
 
 
 def _details(detail: str) -> str:
@@ -159,10 +137,9 @@ def _wanted(visit: Visit) -> tuple[Wanted, list[Problem]]:
 def _day(visit: Visit, name: str) -> tuple[datetime | None, list[Problem]]:
     if not (typed := visit.query(name).strip()):
         return None, []
-    try:
-        return datetime.strptime(typed, "%Y-%m-%d").replace(tzinfo=JST), []
-    except ValueError:
-        return None, [problem_of(visit, name, "records.wrong_day")]
+    if (day := read_day(typed)) is None:
+        return None, [visit.problem(name, "records.wrong_day")]
+    return datetime.combine(day, time(), JST), []
 
 
 def _number(typed: str) -> int | None:

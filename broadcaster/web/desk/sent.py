@@ -7,7 +7,6 @@ did not arrive; and, at the top, how to correct it or take it back.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,18 +20,20 @@ from broadcaster.charts import Curve
 from broadcaster.clock import local
 from broadcaster.credentials import new_secret
 from broadcaster.delivery import UNSETTLED, Counts, State
-from broadcaster.message import Change, Message
+from broadcaster.message import LANGUAGES, Change, Message, is_identifier
 from broadcaster.problems import Refused
 from broadcaster.roles import Right
-from broadcaster.store import audit, deliveries, issues, messages, recipients, requests
+from broadcaster.store import audit, deliveries, issues, messages, recipients
 from broadcaster.store.audit import Entry
 from broadcaster.store.database import Connection
 from broadcaster.store.deliveries import BOARD, MAILING, PUSH, RETRACT, Delivery
 from broadcaster.store.issues import Issue
 from broadcaster.store.messages import Kept
+from broadcaster.web.desk import once, tables
 from broadcaster.web.desk.measures import Measures, in_words, mailings_of
 from broadcaster.web.desk.standing import DONE, NOBODY, Medium, media_of
 from broadcaster.web.desk.visit import PATH, Desk, NotThere, Visit
+from broadcaster.web.desk.wording import act_sentence, ending_word
 
 INLINE = 20_000
 """Letters of one message that are counted on the board itself; more of them have a page of their own."""
@@ -120,9 +121,7 @@ class Row:
 
 def found_of(connection: Connection, identifier: str) -> Found:
     """Raises NotThere."""
-    if not (identifier.isascii() and identifier.isprintable() and len(identifier) <= 64):
-        raise NotThere
-    issue = issues.get(connection, identifier)
+    issue = issues.get(connection, identifier) if is_identifier(identifier) else None
     if issue is None:
         raise NotThere
     return Found(
@@ -170,12 +169,13 @@ class Sent:
             "by_hand": [name for name in found.issue.message.channels if name in self.app.settings.ward.by_hand],
             "elapsed_s": elapsed(visit, found),
             "number_failed": found.number_failed if found.is_in_force(visit.now) else 0,
-            "curve": curve,
             "chart": curve_chart(visit, "letters", curve) if curve else "",
-            "steps": curve.thinned() if curve else (),
+            "tables": {
+                "letters": tables.letters(visit, curve.steps, curve.thinned()) if curve else None,
+                "domains": tables.domains(visit, domains) if domains else None,
+            },
             "letters": letters,
             "largest": part_name(visit, largest) if largest else "",
-            "domains": domains,
             "still": visit.query("still") == "1",
             "part_name": lambda delivery: part_name(visit, delivery),
             "in_words": lambda seconds: in_words(visit, seconds),
@@ -199,7 +199,7 @@ class Sent:
             channel=medium.channel,
             name=name,
             state="stopped" if medium.state == NOBODY else medium.state,
-            word=visit.w("sent.no_readers") if medium.state == NOBODY else state_word(visit, medium.state, tries),
+            word=visit.w("sent.no_readers") if medium.state == NOBODY else ending_word(visit, medium.state, tries),
             far=far,
             meter=charts.meter(f"m-{medium.channel}", name=far, total=counts.total, numbers=ends) if far else "",
             notes=_notes(visit, counts, mailings),
@@ -232,13 +232,14 @@ class Sent:
                 **head_of(visit, connection, found),
                 mailings=mailings,
                 asked=asked,
-                domains=self.measures.domains(connection, asked) if asked else [],
                 answers=recipients.answers(connection, asked.id, State.FAILED) if asked and asked.counts.failed else [],
-                reached=reached,
                 reach_chart=reach_chart(visit, "reach", reached) if reached else "",
-                curve=curve,
                 chart=curve_chart(visit, "letters", curve) if curve else "",
-                steps=curve.thinned() if curve else (),
+                tables={
+                    "letters": tables.letters(visit, curve.steps, curve.thinned()) if curve else None,
+                    "reach": tables.reach(visit, reached),
+                    "domains": tables.domains(visit, self.measures.domains(connection, asked) if asked else []),
+                },
                 part_name=lambda delivery: part_name(visit, delivery),
                 in_words=lambda seconds: in_words(visit, seconds),
             )
@@ -268,53 +269,21 @@ class Sent:
         board = f"{PATH}/sent/{identifier}"
         with self.app.database.read() as connection:
             found = found_of(connection, identifier)
-            if done_before(visit, connection, identifier):
+            if once.done(visit, connection):
                 return visit.go(board)
             if visit.is_resumed or not found.number_failed or not found.is_in_force(visit.now):
                 return self._asked(visit, connection, found, status=200 if visit.is_resumed else 409)
         try:
-            with contextlib.suppress(requests.AlreadyKept):  # the same press, a moment earlier
-                self.app.pipeline.resend_failed(identifier, visit.actor, also=kept_once(visit, identifier))
+            with contextlib.suppress(once.AlreadyKept):  # the same press, a moment earlier
+                self.app.pipeline.resend_failed(identifier, visit.actor, also=once.kept(visit))
         except Refused as refused:
             return visit.page("desk/says.html", status=409, what="refused", problems=refused.problems)
         return visit.go(board)
 
 
-# A press that counts once
-
-
-def done_before(visit: Visit, connection: Connection, identifier: str) -> str | None:
-    """What this form's key did already: a double click, a reload, a second tab."""
-    key = visit.field("key")
-    if not key:
-        return None
-    return requests.find(connection, _key_of(visit), _body_of(visit, identifier))
-
-
-def kept_once(visit: Visit, identifier: str) -> Any:
-    """To be done in the transaction of the act."""
-
-    def keep(connection: Connection, made: str) -> None:
-        if visit.field("key"):
-            requests.keep(connection, _key_of(visit), _body_of(visit, identifier), made, visit.now)
-
-    return keep
-
-
-def _key_of(visit: Visit) -> str:
-    """A key counts for its person and its form: the same one elsewhere is another press."""
-    return requests.key_of(f"desk/{visit.person.name}", f"{visit.request.url.path}\n{visit.field('key')}")
-
-
-def _body_of(visit: Visit, identifier: str) -> bytes:
-    return f"{visit.request.url.path}\n{identifier}".encode()
-
-
 def is_kept_only(connection: Connection, identifier: str) -> bool:
     """A message that has not gone out: it has a page of its own."""
-    if not (identifier.isascii() and identifier.isprintable() and len(identifier) <= 64):
-        return False
-    kept = messages.get(connection, identifier)
+    kept = messages.get(connection, identifier) if is_identifier(identifier) else None
     return kept is not None and kept.issued_as is None
 
 
@@ -334,7 +303,7 @@ def head_of(visit: Visit, connection: Connection, found: Found) -> dict[str, Any
         "is_in_force": found.is_in_force(visit.now),
         "changes": offered(found, visit),
         "who": who_sent(visit, found),
-        "acts": [(entry.at, act_word(visit, entry, after)) for entry in found.acts],
+        "acts": [(entry.at, act_sentence(visit, entry)) for entry in found.acts],
     }
 
 
@@ -373,25 +342,6 @@ def who_sent(visit: Visit, found: Found) -> str:
     if kept.approved_by in (None, kept.created_by):
         return visit.w("sent.by_one", time=time, wrote=wrote)
     return visit.w("sent.by", time=time, wrote=wrote, approved=approved)
-
-
-_DECIDED = {"again": "decided_again", "delivered": "decided_delivered", "left": "decided_left"}
-
-
-def act_word(visit: Visit, entry: Entry, after: Issue | None = None) -> str:
-    """One entry of the log as a sentence."""
-    who = visit.called(entry.actor)
-    told = json.loads(entry.detail)
-    if entry.act == "delivery.decided":
-        medium = visit.w(f"home.media_of.{told.get('channel', '')}")
-        return visit.w(f"sent.acts.{_DECIDED[told['how']]}", who=who, medium=medium)
-    known = (
-        "message.submitted message.approved message.returned message.withdrawn message.scheduled message.moved "
-        "message.issued delivery.resent review.written"
-    )
-    if entry.act in known.split():
-        return visit.w(f"sent.acts.{entry.act.replace('.', '_')}", who=who, n=told.get("number", ""))
-    return visit.w("sent.acts.other", who=who, act=entry.act)
 
 
 def title_of(visit: Visit, media: Iterable[Medium], found: Found) -> str:
@@ -445,20 +395,10 @@ def _named(visit: Visit, medium: Medium, word: str) -> str:
     return name
 
 
-def state_word(visit: Visit, state: str, tries: int = 0) -> str:
-    return visit.w(f"states_delivery.{state}", n=tries)
-
-
 def _state_of(visit: Visit, delivery: Delivery) -> tuple[str, str]:
     """Of one delivery: its colour and its word."""
-    state = delivery.state
-    if state in UNSETTLED:
-        key = "retrying" if delivery.attempts > 1 else "pending"
-    elif state is State.DELIVERED:
-        key = "accepted" if delivery.kind == MAILING else "delivered"
-    else:
-        key = state.name.lower()
-    return key, state_word(visit, key, delivery.attempts)
+    key = deliveries.ending(delivery.state, delivery.kind, delivery.attempts)
+    return key, ending_word(visit, key, delivery.attempts)
 
 
 def part_name(visit: Visit, delivery: Delivery) -> str:
@@ -474,11 +414,8 @@ def part_name(visit: Visit, delivery: Delivery) -> str:
     return visit.w("sent.nth", n=delivery.part) if delivery.part.isdecimal() else delivery.part
 
 
-_LANGUAGES = ("ja", "easy-ja", "en", "zh-Hans", "zh-Hant", "ko", "tl")
-
-
 def language_name(visit: Visit, language: str) -> str:
-    return visit.w(f"sent.languages.{language}") if language in _LANGUAGES else language
+    return visit.w(f"sent.languages.{language}") if language in LANGUAGES else language
 
 
 _BOARD_SAID = re.compile(r'(\d+) pages, "?([0-9A-Za-z]+)')

@@ -100,19 +100,10 @@ class SignIn:
 
     def refuse(self, visit: Visit) -> Response:
         """The same words whatever was wrong."""
-        words = visit.app.settings.words
-        key = "errors.sign_in_failed"
-        wrong = Problem(where="name", ja=words.page(key), en=words.page(key, "en"))
-        return self._form(visit, status=403, problems=(wrong,))
+        return self._form(visit, status=403, problems=(visit.problem("name", "errors.sign_in_failed"),))
 
     def _wait(self, visit: Visit, wait_s: float) -> Response:
-        seconds = str(int(wait_s) + 1)
-        words = visit.app.settings.words
-        problem = Problem(
-            where="name",
-            ja=words.page("errors.slow_down", s=seconds),
-            en=words.page("errors.slow_down", "en", s=seconds),
-        )
+        problem = visit.problem("name", "errors.slow_down", s=int(wait_s) + 1)
         return self._form(visit, status=429, problems=(problem,))
 
     def _is_let_in(self, visit: Visit, person: Person | None) -> bool:
@@ -144,7 +135,7 @@ class SignIn:
 
     def _failed(self, visit: Visit, person: Person | None) -> None:
         self._tries.count(_address(visit))
-        log.warning("desk.sign_in_failed", is_known=person is not None)
+        log.warning("desk.sign_in_failed", kind="known" if person is not None else "unknown")
         if person is not None:
             with self.app.database.write() as connection:
                 people.failed(connection, person.id, visit.now)
@@ -232,13 +223,7 @@ class SignIn:
         problems = list(credentials.password_problems(visit.field("password"), name=person.name))
         step = credentials.used_step(seed, visit.field("code"), visit.now, after=0)
         if step is None:
-            problems.append(
-                Problem(
-                    where="code",
-                    ja="6けたの番号が合いません。電話機の時計が合っているか確かめ、いま出ている番号を入れてください。",
-                    en="The code does not match. Check the phone's clock and enter the code it shows now.",
-                )
-            )
+            problems.append(visit.problem("code", "sign_in.code_wrong"))
         if problems:
             return self._invitation(visit, person, seed=seed, problems=tuple(problems))
         codes = credentials.new_recovery_codes()

@@ -19,6 +19,7 @@ from broadcaster.store import audit, people
 from broadcaster.store import passkeys as kept_keys
 from broadcaster.web.desk.signin import SignIn, prove
 from broadcaster.web.desk.visit import PATH, Desk, Visit
+from broadcaster.web.hosts import name_of
 
 log = structlog.get_logger(__name__)
 
@@ -144,7 +145,7 @@ class Touch:
         """The desk's own host. A rehearsal answers at addresses of this machine too; a browser takes `localhost` only."""
         base = urlsplit(self.app.settings.ward.base_url)
         host = visit.request.headers.get("host", "")
-        if self.app.settings.is_rehearsal and urlsplit(f"//{host}").hostname == "localhost":
+        if self.app.settings.is_rehearsal and name_of(host) == "localhost":
             base = urlsplit(f"http://{host}")
         return Place(
             host=base.hostname or "", origin=f"{base.scheme}://{base.netloc}", name=self.app.settings.ward.name

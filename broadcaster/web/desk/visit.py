@@ -17,9 +17,8 @@ import hmac
 import json
 import re
 import secrets
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NoReturn
@@ -37,21 +36,23 @@ from starlette.routing import Route
 from broadcaster.app import App
 from broadcaster.credentials import fingerprint, new_secret
 from broadcaster.lifecycle import MoveNotAllowed
+from broadcaster.message import is_identifier
 from broadcaster.problems import Problem, Refused
 from broadcaster.roles import Right, may, who_may
+from broadcaster.staffmail import StaffMail
 from broadcaster.store import messages, people, sessions
 from broadcaster.store.audit import Actor
 from broadcaster.store.database import StoreError
-from broadcaster.store.messages import ChangedMeanwhile
+from broadcaster.store.messages import ChangedMeanwhile, Kept
 from broadcaster.store.people import Person
 from broadcaster.store.sessions import Session
 from broadcaster.web.desk.static import Static
+from broadcaster.web.hosts import is_loopback
 
 log = structlog.get_logger(__name__)
 
 PATH = "/desk"
 SIGN_IN = f"{PATH}/sign-in"
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 LANGUAGE_COOKIE = "desk-language"
 NIGHT_COOKIE = "desk-night"
 
@@ -99,7 +100,6 @@ class Visit:
     form: FormData
     now: datetime
     session: Session | None
-    problems: Sequence[Problem] = field(default_factory=list)
 
     @property
     def app(self) -> App:
@@ -152,6 +152,21 @@ class Visit:
     def w(self, key: str, /, **slots: object) -> str:
         words = {name: str(value) for name, value in slots.items()}
         return self.app.settings.words.page(key, self.language, **words)
+
+    def problem(self, where: str, key: str, /, **slots: object) -> Problem:
+        """What is wrong with one field."""
+        return self.app.settings.words.problem(where, key, **{name: str(value) for name, value in slots.items()})
+
+    # What it is about
+
+    def kept(self, identifier: str | None = None) -> Kept:
+        """The message of this page, or another. Raises NotThere."""
+        asked = self.path("identifier") if identifier is None else identifier
+        with self.app.database.read() as connection:
+            found = messages.get(connection, asked) if is_identifier(asked) else None
+        if found is None:
+            raise NotThere
+        return found
 
     # Answers
 
@@ -214,6 +229,7 @@ class Desk:
     def __init__(self, app: App) -> None:
         self.app = app
         self.static = Static()
+        self.staffmail = StaffMail(base_url=app.settings.ward.base_url, words=app.settings.words)
         self.places: list[Place] = []
         url = urlsplit(app.settings.ward.base_url)
         self._origin = f"{url.scheme}://{url.netloc}"
@@ -266,7 +282,7 @@ class Desk:
             return visit.page("desk/says.html", status=503, what="unavailable")
         except Exception as error:  # a sentence for the person, the place for the log
             number = secrets.token_hex(3)
-            log.error("desk.failed", id=number, page=place.path, why=type(error).__name__, where=where_of(error))
+            log.error("desk.failed", key=number, route=place.path, exc_info=error)
             return visit.page("desk/says.html", status=500, what="failed", slots={"id": number})
 
     def session_of(self, request: Request) -> Session | None:
@@ -289,7 +305,7 @@ class Desk:
         if origin == self._origin:
             return True
         host = request.headers.get("host", "")
-        is_local = self.app.settings.is_rehearsal and urlsplit(f"//{host}").hostname in LOOPBACK
+        is_local = self.app.settings.is_rehearsal and is_loopback(host)
         return is_local and origin == f"http://{host}"
 
     def _let_in(self, place: Place, visit: Visit) -> None:
@@ -351,18 +367,3 @@ class Desk:
 def back_to(asked: str) -> str:
     """Where to go after signing in: a page of the desk and nowhere else."""
     return asked if _BACK.fullmatch(asked) and not asked.startswith(SIGN_IN) else PATH
-
-
-def where_of(error: Exception) -> str:
-    """The lines of code, without the values that were in them."""
-    lines = [
-        f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)
-    ]
-    return " > ".join(lines[-8:])
-
-
-def by_field(problems: Sequence[Problem]) -> Mapping[str, list[Problem]]:
-    found: dict[str, list[Problem]] = {}
-    for problem in problems:
-        found.setdefault(problem.where, []).append(problem)
-    return found
