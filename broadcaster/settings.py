@@ -210,6 +210,7 @@ def _ward(config: Path, base_url: str | None) -> Ward:
             english_name=table["english_name"],
             sender=table["sender"],
             base_url=(base_url or table["base_url"]).rstrip("/"),
+            hosts=tuple(name.lower() for name in table.get("hosts", ())),
             mail_name=table["mail_name"],
             mail_name_english=table["mail_name_english"],
             mail_domain=table["mail_domain"],

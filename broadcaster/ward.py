@@ -68,6 +68,7 @@ class Ward:
     link_hosts: tuple[str, ...]
     by_hand: tuple[str, ...]  # media that people serve by hand; named in messages, sent by nobody here
     emergency_category: str = "emergency"
+    hosts: tuple[str, ...] = ()  # by which this installation is called besides the name in base_url
     _towns: Mapping[str, Town] = field(init=False, repr=False, compare=False)
     _categories: Mapping[str, Category] = field(init=False, repr=False, compare=False)
 

@@ -78,7 +78,8 @@ async def a_site(folder: Path, *, clock: Any = None, **environment: str) -> Asyn
     await asyncio.wait_for(started.wait(), 20)
     transport = httpx2.ASGITransport(web, client=("127.0.0.1", 5000), raise_app_exceptions=False)
     try:
-        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+        base_url = "http://127.0.0.1:8000" if settings.is_rehearsal else settings.ward.base_url
+        async with httpx2.AsyncClient(transport=transport, base_url=base_url) as client:
             site = Site(app=app, web=web, client=client)
             await site.until("/readyz", lambda answer: answer.status_code == 200)
             yield site
@@ -404,6 +405,19 @@ async def test_in_a_live_installation_an_alert_by_the_api_is_a_proposal(tmp_path
         )
         assert made.json()["state"] == "submitted"
         assert (await site.get("/rehearsal")).status_code == 404
+
+
+async def test_a_live_installation_answers_to_its_own_names_only(tmp_path: Path) -> None:
+    live = {"BROADCASTER_INSTALLATION": "live", "BROADCASTER_BASE_URL": "https://www.example.lg.jp"}
+    async with a_site(tmp_path, **live) as site:
+        for path in ("/desk/sign-in", "/api/openapi.json", "/u/x", "/healthz"):
+            assert (await site.get(path)).status_code != 421, path
+            for host in ("evil.test", "www.example.lg.jp.evil.test", "", "[", "10.0.0.5"):
+                refused = await site.get(path, Host=host)
+                assert (refused.status_code, "evil" in refused.text) == (421, False), (path, host)
+        for path, status in (("/healthz", 200), ("/metrics", 200), ("/desk/sign-in", 421)):
+            assert (await site.get(path, Host="127.0.0.1:8000")).status_code == status, path
+        assert (await site.get("/desk/sign-in", Host="WWW.example.lg.jp:443")).status_code == 200
 
 
 @pytest.mark.parametrize(

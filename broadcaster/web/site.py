@@ -24,6 +24,7 @@ from broadcaster.store.messages import ChangedMeanwhile
 from broadcaster.store.requests import KeyUsedForAnother
 from broadcaster.web import api, desk, leave, metrics
 from broadcaster.web.api import NotAllowed
+from broadcaster.web.hosts import Hosts
 from broadcaster.web.pages import Boards, BoardsFirst
 
 log = structlog.get_logger(__name__)
@@ -71,7 +72,7 @@ def create(parts: App) -> ASGIApp:
     site.add_exception_handler(HTTPException, _plain)
     site.add_exception_handler(StoreError, _unavailable)
     site.add_exception_handler(Exception, _failed)
-    return BoardsFirst(_Guard(_with_desk(site, desk.application(parts))), pages)
+    return BoardsFirst(_Guard(_with_desk(site, desk.application(parts)), Hosts(parts.settings)), pages)
 
 
 def _with_desk(site: ASGIApp, staff: ASGIApp) -> ASGIApp:
@@ -138,8 +139,16 @@ async def _failed(_: Request, error: Exception) -> Response:
     return api.answer_to(error)
 
 
+_NOT_OURS = PlainTextResponse(
+    "このアドレスでは答えません。お知らせにあるアドレスを開いてください。\nNot answered at this address.\n",
+    status_code=421,
+)
+
+
 class _Guard:
-    """For every answer: the headers that keep browsers careful. For every request: a bounded body."""
+    """For every answer: the headers that keep browsers careful. For every request: a name that is ours, a bounded body.
+
+    The boards are answered before: they are the same public bytes by whatever name, and hold no link made of it."""
 
     HEADERS = (
         (b"x-content-type-options", b"nosniff"),
@@ -148,12 +157,16 @@ class _Guard:
     )
     CSP = b"default-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, hosts: Hosts) -> None:
+        self._app, self._hosts = app, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        names = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        if len(names) > 1 or not self._hosts.are_ours(names[0] if names else "", scope["path"]):
+            await _NOT_OURS(scope, receive, send)
             return
         announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         most = _WITH_PICTURES if scope["path"].startswith(f"{desk.PATH}/") else _TOO_LARGE
