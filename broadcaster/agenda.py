@@ -3,25 +3,35 @@ them collide. No I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time, timedelta
 from itertools import pairwise
+from typing import NamedTuple
 
 from broadcaster.almanac import Almanac, Run, holiday_name
 from broadcaster.clock import JST, local
 from broadcaster.lifecycle import State
-from broadcaster.store.messages import Kept
+from broadcaster.message import Message
+from broadcaster.proofreading import days_named
+from broadcaster.store.messages import COMING, Kept
 
 WEEK = timedelta(days=7)
 LONG_AFTER = timedelta(days=60)
 """A notice that stays longer than this after it went out has probably outlived what it tells of."""
+
+A_DAY_LONGER = timedelta(days=1)
+"""A notice may stay so long after the last day that it names."""
+
+OFFICE_HOURS = range(8, 19)
+"""The hours that a week always shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One line of the calendar."""
 
+    key: str  # a message's identifier, or the key of a run
     at: datetime
     title: str
     channels: tuple[str, ...]
@@ -46,17 +56,25 @@ class Day:
     is_in_month: bool = True
     entries: Sequence[Entry] = field(default_factory=tuple)
 
+    def at(self, hour: int) -> list[Entry]:
+        """What goes out in this hour, in order."""
+        return sorted((entry for entry in self.entries if local(entry.at).hour == hour), key=lambda entry: entry.at)
+
 
 def entries_of(kept: Sequence[Kept], runs: Iterable[Run], language: str, now: datetime) -> list[Entry]:
     """In order of their hour, with what collides marked."""
-    shown = _marked([_notice(one, now) for one in kept], kept)
-    return sorted([*shown, *(_run(run, language) for run in runs)], key=lambda entry: entry.at)
+    runs = list(runs)
+    found = _collisions(kept, runs)
+    shown = [*(_notice(one, now) for one in kept), *(_run(run, language) for run in runs)]
+    marked = [replace(entry, collides=tuple(dict.fromkeys(found.get(entry.key, ())))) for entry in shown]
+    return sorted(marked, key=lambda entry: entry.at)
 
 
 def _notice(kept: Kept, now: datetime) -> Entry:
     message = kept.message
     place = {State.SUBMITTED: "approvals", State.SCHEDULED: "messages"}.get(kept.state, "sent")
     return Entry(
+        key=message.identifier,
         at=message.began_at,
         title=message.info.headline,
         channels=message.channels,
@@ -69,6 +87,7 @@ def _notice(kept: Kept, now: datetime) -> Entry:
 def _run(run: Run, language: str) -> Entry:
     why = run.skipped or run.shifted
     return Entry(
+        key=run.key,
         at=run.planned_at,
         title=run.rule.title,
         channels=run.rule.channels,
@@ -78,28 +97,57 @@ def _run(run: Run, language: str) -> Entry:
     )
 
 
-def _marked(shown: Sequence[Entry], kept: Sequence[Kept]) -> list[Entry]:
-    by_place = {entry.link.rpartition("/")[2]: entry for entry in shown}
-    marks: dict[str, list[str]] = {name: [] for name in by_place}
-    waiting = sorted(
-        (one.message for one in kept if one.state in (State.SUBMITTED, State.SCHEDULED)),
-        key=lambda message: message.effective_at,
-    )
-    posts = [message for message in waiting if "x" in message.channels]
+class _Going(NamedTuple):
+    """What collisions are looked for among: notices that wait, and the runs that rules will make."""
+
+    key: str
+    at: datetime
+    category: str
+    posts: bool
+    is_run: bool
+    is_alert: bool = False
+
+
+def _collisions(kept: Sequence[Kept], runs: Sequence[Run]) -> Mapping[str, Sequence[str]]:
+    """By the key of an entry, what it collides with: keys of calendar.yaml."""
+    waiting = [one.message for one in kept if one.state in COMING]
+    going = [
+        *(_Going(m.identifier, m.effective_at, m.category, "x" in m.channels, False, m.is_alert) for m in waiting),
+        *(
+            _Going(run.key, run.planned_at, run.rule.category, "x" in run.rule.channels, True)
+            for run in runs
+            if run.skipped is None and not run.rule.by_hand
+        ),
+    ]
+    found: dict[str, list[str]] = {}
+    posts = sorted((one for one in going if one.posts), key=lambda one: one.at)
     for one, other in pairwise(posts):
-        if other.effective_at - one.effective_at < timedelta(minutes=1):  # the second hides the first
-            marks[one.identifier].append("same_minute")
-            marks[other.identifier].append("same_minute")
-    of_a_day: dict[tuple[str, date], list[str]] = {}
+        if other.at - one.at < timedelta(minutes=1):  # the second hides the first
+            found.setdefault(one.key, []).append("same_minute")
+            found.setdefault(other.key, []).append("same_minute")
+    of_a_day: dict[tuple[str, date], list[_Going]] = {}
+    for one in going:
+        if not one.is_alert:
+            of_a_day.setdefault((one.category, local(one.at).date()), []).append(one)
+    for together in of_a_day.values():
+        # Rules that fall on one day were put so; a notice beside them may say what they will say.
+        if len(together) > 1 and not all(one.is_run for one in together):
+            for one in together:
+                found.setdefault(one.key, []).append("same_category")
     for message in waiting:
-        if not message.is_alert:
-            of_a_day.setdefault((message.category, local(message.effective_at).date()), []).append(message.identifier)
-        if message.expires_at - message.effective_at > LONG_AFTER:
-            marks[message.identifier].append("stays_long")
-    for names in of_a_day.values():
-        for name in names if len(names) > 1 else ():
-            marks[name].append("same_category")
-    return [Entry(**{**vars(entry), "collides": tuple(dict.fromkeys(marks[name]))}) for name, entry in by_place.items()]
+        if stays := _stays(message):
+            found.setdefault(message.identifier, []).append(stays)
+    return found
+
+
+def _stays(message: Message) -> str:
+    """Whether it is still shown when what it tells of is over, as far as its words name a day; empty where it is not."""
+    began = local(message.effective_at).date()
+    text = f"{message.info.headline}\n{message.info.description}"
+    last = max((day for day in days_named(text, began) if day >= began), default=None)
+    if last is not None and local(message.expires_at) > _midnight(last + timedelta(days=1)) + A_DAY_LONGER:
+        return "outlives"
+    return "stays_long" if message.expires_at - message.effective_at > LONG_AFTER else ""
 
 
 def month_of(day: date, entries: Sequence[Entry], almanac: Almanac) -> list[list[Day]]:
@@ -117,6 +165,12 @@ def month_of(day: date, entries: Sequence[Entry], almanac: Almanac) -> list[list
 def week_of(day: date, entries: Sequence[Entry], almanac: Almanac) -> list[Day]:
     start = day - timedelta(days=day.weekday())
     return [_day(start + timedelta(days=n), entries, almanac) for n in range(7)]
+
+
+def hours_of(days: Sequence[Day]) -> list[int]:
+    """The hours of a week as it is drawn: the office's, and those outside them in which something goes out."""
+    used = {local(entry.at).hour for day in days for entry in day.entries}
+    return sorted({*OFFICE_HOURS, *used})
 
 
 def _day(day: date, entries: Sequence[Entry], almanac: Almanac, *, month: int = 0) -> Day:

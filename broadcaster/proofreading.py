@@ -97,7 +97,7 @@ def _terms(field: str, text: str) -> Iterator[Remark]:
 
 def _dates(field: str, text: str, today: date) -> Iterator[Remark]:
     for found in _DATED.finditer(text):
-        day = _day(found, today)
+        day = _meant(found["year"], found["month"], found["day"], today)
         if day is None:
             yield Remark(field=field, key="compose.no_such_day", slots={"date": f"{found['month']}月{found['day']}日"})
             continue
@@ -109,20 +109,33 @@ def _dates(field: str, text: str, today: date) -> Iterator[Remark]:
             yield Remark(field=field, key="compose.past_day", slots={"date": f"{day.month}月{day.day}日"})
 
 
+_NAMED = re.compile(
+    r"(?:(?P<year>20\d\d)年)?(?P<month>\d{1,2})(?:月(?P<day>\d{1,2})日|/(?P<other>\d{1,2})\s*[（(][月火水木金土日])"
+)
+"""A day in a text, with its weekday or without; 1/2 alone may be a half."""
+
+
+def days_named(text: str, today: date) -> Iterator[date]:
+    """Every day that a text names, as it is read on `today`; what is no day is left out."""
+    for found in _NAMED.finditer(unicodedata.normalize("NFKC", text)):
+        day = _meant(found["year"], found["month"], found["day"] or found["other"], today)
+        if day is not None:
+            yield day
+
+
 LATELY = timedelta(days=60)
 """A notice speaks of days to come, or of such as have just passed."""
 
 
-def _day(found: re.Match[str], today: date) -> date | None:
+def _meant(year: str | None, month: str, day: str, today: date) -> date | None:
     """The date that is meant: the next one, where no year is written, or one that has just passed."""
-    years = [int(found["year"])] if found["year"] else [today.year - 1, today.year, today.year + 1]
-    for year in years:
+    for each in [int(year)] if year else [today.year - 1, today.year, today.year + 1]:
         try:
-            day = date(year, int(found["month"]), int(found["day"]))
+            found = date(each, int(month), int(day))
         except ValueError:
             continue
-        if found["year"] or day >= today - LATELY:
-            return day
+        if year or found >= today - LATELY:
+            return found
     return None
 
 

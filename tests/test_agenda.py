@@ -8,7 +8,7 @@ from datetime import date, timedelta
 import pytest
 
 from broadcaster import agenda
-from broadcaster.almanac import Almanac
+from broadcaster.almanac import Almanac, Reason, Rule, Run
 from broadcaster.lifecycle import State
 from broadcaster.settings import Settings
 from broadcaster.store.messages import Kept
@@ -70,7 +70,7 @@ def test_two_posts_in_one_minute_collide_and_a_long_stay_is_pointed_out(settings
     assert found == {
         "a": ("same_minute", "same_category"),
         "b": ("same_minute", "same_category"),
-        "c": ("stays_long", "same_category"),
+        "c": ("same_category", "outlives"),
     }
     alone = agenda.entries_of([kept(settings, "a", after=timedelta(hours=1))], [], "ja", NOW)
     assert alone[0].collides == ()
@@ -81,3 +81,56 @@ def test_a_notice_leads_to_where_it_stands(settings: Settings) -> None:
     for state, place in states.items():
         [entry] = agenda.entries_of([kept(settings, "a", after=timedelta(0), state=state)], [], "ja", NOW)
         assert entry.link == f"/desk/{place}/a"
+
+
+def a_run(*, after: timedelta, category: str = "notice", channels: tuple[str, ...] = ("x",), **rule: object) -> Run:
+    at = NOW + after
+    made = Rule(id="rule", title="定例", category=category, channels=channels, time=timedelta(hours=9), late_minutes=10)
+    return Run(rule=replace(made, **rule), nominal_date=at.date(), date=at.date(), planned_at=at)
+
+
+def test_what_a_rule_will_send_collides_as_well(settings: Settings) -> None:
+    notice = kept(settings, "a", after=timedelta(hours=1))
+    beside = a_run(after=timedelta(hours=1, seconds=20))
+    found = {entry.key: entry.collides for entry in agenda.entries_of([notice], [beside], "ja", NOW)}
+    assert found == dict.fromkeys(("a", beside.key), ("same_minute", "same_category"))
+    elsewhere = [
+        a_run(after=timedelta(hours=1), category="weekend", channels=("email",)),
+        a_run(after=timedelta(hours=1), by_hand=True),
+        replace(beside, skipped=Reason(ja="祝日", en="a holiday")),
+    ]
+    assert not any(entry.collides for entry in agenda.entries_of([notice], elsewhere, "ja", NOW))
+
+
+def test_rules_of_one_category_on_one_day_were_put_so(settings: Settings) -> None:
+    runs = [a_run(after=timedelta(hours=1)), a_run(after=timedelta(hours=3), id="other")]
+    assert [entry.collides for entry in agenda.entries_of([], runs, "ja", NOW)] == [(), ()]
+
+
+@pytest.mark.parametrize(
+    ("words", "lasts", "collides"),
+    [
+        ("12月5日（土）に朝市を開きます。", 4, ()),  # until the 5th
+        ("12月5日に朝市を開きます。", 8, ("outlives",)),
+        ("12月5日と12月8日に開きます。", 8, ()),
+        ("11月20日に決まりました。", 8, ()),  # what has been is no event to come
+        ("窓口は1/2に減ります。", 30, ()),
+        ("12月5日に開きます。", 70, ("outlives",)),
+        ("毎週開きます。", 70, ("stays_long",)),
+    ],
+)
+def test_a_notice_that_outlives_its_event(
+    settings: Settings, words: str, lasts: int, collides: tuple[str, ...]
+) -> None:
+    one = kept(settings, "a", after=timedelta(hours=1), lasts=lasts)
+    info = replace(one.message.info, description=words)
+    told = replace(one, message=replace(one.message, infos=(info,)))
+    assert agenda.entries_of([told], [], "ja", NOW)[0].collides == collides
+
+
+def test_a_week_has_the_hours_of_the_office_and_those_that_are_used(settings: Settings) -> None:
+    entries = agenda.entries_of([kept(settings, "a", after=timedelta(hours=12, minutes=30))], [], "ja", NOW)
+    days = agenda.week_of(date(2026, 12, 1), entries, Almanac())
+    assert agenda.hours_of(days) == [*range(8, 19), 21]
+    assert [entry.key for entry in days[1].at(21)] == ["a"]
+    assert agenda.hours_of(agenda.week_of(date(2026, 12, 1), [], Almanac())) == list(range(8, 19))

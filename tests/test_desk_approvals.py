@@ -226,6 +226,25 @@ async def test_it_is_moved_to_another_hour_by_whoever_may_approve(tmp_path: Path
         assert (await writer.get(f"/desk/messages/{identifier}/move")).status_code == 403
 
 
+async def test_a_day_on_which_the_office_is_closed_is_said_before_anything_is_moved(tmp_path: Path) -> None:
+    async with a_desk(tmp_path) as desk:
+        identifier = proposed(desk)
+        approver = await desk.person("approver")
+        await approver.post(f"/desk/approvals/{identifier}/approve", seen=await seen(approver, identifier))
+        address, says = f"/desk/messages/{identifier}/move", "祝日（勤労感謝の日）"
+        dropped = await approver.get(f"{address}?at=2027-11-23 9:00")  # in the month, on that day
+        assert (dropped.status_code, says in dropped.text) == (200, True)
+        hash, before = Person.hidden(dropped, "seen"), desk.kept(identifier).message.effective_at
+        typed = await approver.post(address, at="2027-11-23 9:00", seen=hash)
+        assert (typed.status_code, says in typed.text) == (422, True)
+        other = await approver.post(address, at="2027-11-28 9:00", seen=hash, said_of=Person.hidden(typed, "said_of"))
+        assert (other.status_code, "日曜日" in other.text) == (422, True)
+        assert desk.kept(identifier).message.effective_at == before
+        meant = await approver.post(address, at="2027-11-23 9:00", seen=hash, said_of=Person.hidden(typed, "said_of"))
+        assert meant.status_code == 303
+        assert desk.kept(identifier).message.effective_at.isoformat() == "2027-11-23T09:00:00+09:00"
+
+
 async def test_comments_stand_below_and_are_words(tmp_path: Path) -> None:
     async with a_desk(tmp_path) as desk:
         identifier = proposed(desk)

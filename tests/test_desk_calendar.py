@@ -78,6 +78,22 @@ async def test_by_keyboard_alone_and_by_drag(tmp_path: Path) -> None:
         assert (await page.input_value("#at")).startswith(target)
         before = desk.kept("13109-planned").message.effective_at
         assert f"{local(before):%Y-%m-%d}" == day  # dropping alone has moved nothing
+        if await page.locator(".fault").count():  # the office is closed on that day, which was said: press again
+            assert "閉庁日" in await page.locator(".fault").inner_text()
         await page.get_by_role("button", name="日時を変える").click()
         await page.wait_for_url("**/desk/messages/13109-planned")
         assert f"{local(desk.kept('13109-planned').message.effective_at):%Y-%m-%d %H:%M}" == f"{target} 09:00"
+
+
+@pytest.mark.browser
+async def test_in_the_week_an_hour_is_dropped_on(tmp_path: Path) -> None:
+    async with a_desk_server(tmp_path) as desk, a_browser() as browser:
+        day = await asyncio.to_thread(planned, desk)
+        page = await (await browser.new_context(viewport={"width": 1280, "height": 1600})).new_page()
+        await page.goto(f"{desk.url}/desk/sign-in")
+        await page.click("button[value=approver]")
+        await page.goto(f"{desk.url}/desk/calendar?view=week&day={day}")
+        where = page.locator(f"td[data-day='{day}']")
+        await page.locator("[data-move]").drag_to(where.and_(page.locator("[data-hour='15']")))
+        await page.wait_for_url("**/desk/messages/13109-planned/move?at=*")
+        assert await page.input_value("#at") == f"{day} 15:00"

@@ -1,12 +1,12 @@
-// The month by keyboard and by drag. Moving is always confirmed on the page of the notice itself.
+// The month and the week by keyboard and by drag. Moving is always confirmed on the page of the notice itself.
 "use strict";
 
-const month = document.querySelector("table.month");
-if (month) {
-  const cells = [...month.querySelectorAll("td[data-day]")];
-  const start = month.querySelector("td.today") ?? cells[0];
+const days = document.querySelector("table.month, table.week");
+if (days) {
+  const cells = [...days.querySelectorAll("td[data-day]")];
+  const start = days.querySelector("td.today") ?? cells[0];
   for (const cell of cells) cell.tabIndex = cell === start ? 0 : -1;
-  month.addEventListener("keydown", (event) => {
+  days.addEventListener("keydown", (event) => {
     const here = cells.indexOf(event.target.closest("td[data-day]"));
     if (here < 0) return;
     const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -7, ArrowDown: 7 }[event.key];
@@ -28,14 +28,15 @@ if (month) {
     }
   });
   let dragged = null;
-  month.addEventListener("dragstart", (event) => { dragged = event.target.closest("[data-move]"); });
-  month.addEventListener("dragover", (event) => {
+  days.addEventListener("dragstart", (event) => { dragged = event.target.closest("[data-move]"); });
+  days.addEventListener("dragover", (event) => {
     if (dragged && event.target.closest("td[data-day]")) event.preventDefault();
   });
-  month.addEventListener("drop", (event) => {
+  days.addEventListener("drop", (event) => {
     const cell = event.target.closest("td[data-day]");
     if (!dragged || !cell) return;
     event.preventDefault();
-    location.assign(`${dragged.dataset.move}?at=${encodeURIComponent(`${cell.dataset.day} ${dragged.dataset.at}`)}`);
+    const at = cell.dataset.hour ? dragged.dataset.at.replace(/^\d+/, cell.dataset.hour) : dragged.dataset.at;
+    location.assign(`${dragged.dataset.move}?at=${encodeURIComponent(`${cell.dataset.day} ${at}`)}`);
   });
 }

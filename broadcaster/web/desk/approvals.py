@@ -5,18 +5,20 @@ Also the page of a message that has not gone out: its words, where it stands, an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 from starlette.responses import Response
 
+from broadcaster.clock import local
 from broadcaster.dates import read_typed
 from broadcaster.differences import Difference, differences
 from broadcaster.lifecycle import MoveNotAllowed, State
 from broadcaster.manuscript import text_problems
 from broadcaster.message import content_hash
 from broadcaster.problems import Problem, Refused
+from broadcaster.render import day
 from broadcaster.roles import Right
 from broadcaster.store import audit, drafts, messages, notes, plans
 from broadcaster.store.database import Connection
@@ -46,6 +48,7 @@ def register(desk: Desk) -> None:
 class Approvals:
     def __init__(self, desk: Desk) -> None:
         self.app = desk.app
+        self.almanac = desk.almanac
 
     def show_list(self, visit: Visit) -> Response:
         with self.app.database.read() as connection:
@@ -229,18 +232,45 @@ class Approvals:
         return visit.go(f"{PATH}/messages/{kept.message.identifier}")
 
     def ask_move(self, visit: Visit) -> Response:
-        return self._ask_move(visit, visit.kept(), visit.query("at"))
+        """Where a day was dropped on or typed into the address, what there is to know of it is said before moving."""
+        typed = visit.query("at")
+        at = read_typed(typed, visit.now)
+        closed = self._closed(visit, at) if at is not None else None
+        return self._ask_move(visit, visit.kept(), typed, [closed] if closed else [], status=200, at=at)
 
-    def _ask_move(self, visit: Visit, kept: Kept, typed: str, problems: Sequence[Problem] = ()) -> Response:
+    def _ask_move(
+        self,
+        visit: Visit,
+        kept: Kept,
+        typed: str,
+        problems: Sequence[Problem],
+        *,
+        status: int = 422,
+        at: datetime | None = None,
+    ) -> Response:
         return visit.page(
             "desk/message-move.html",
-            status=422 if problems else 200,
+            status=status,
             problems=problems,
             kept=kept,
             message=kept.message,
             typed=typed,
+            said_of=_day_of(at) if at is not None else "",
             is_movable=kept.state is State.SCHEDULED,
         )
+
+    def _closed(self, visit: Visit, at: datetime) -> Problem | None:
+        """That the office is closed on the new day: said once, and whoever presses again means it."""
+        why = self.almanac.closed(local(at).date())
+        if why is None or at <= visit.now:
+            return None
+        said = {
+            language: self.app.settings.words.page(
+                "approvals.move_closed", language, day=day(at, language), why=why.in_(language)
+            )
+            for language in ("ja", "en")
+        }
+        return Problem(where="at", **said)
 
     def move(self, visit: Visit) -> Response:
         kept = visit.kept()
@@ -248,6 +278,9 @@ class Approvals:
         at = read_typed(typed, visit.now)
         if at is None:
             return self._ask_move(visit, kept, typed, [visit.problem("at", "approvals.move_unreadable")])
+        closed = self._closed(visit, at)
+        if closed is not None and visit.field("said_of") != _day_of(at):
+            return self._ask_move(visit, kept, typed, [closed], at=at)
         try:
             self.app.pipeline.move_to(kept.message.identifier, at, visit.actor, seen=visit.field("seen"))
         except Refused as refused:
@@ -255,3 +288,7 @@ class Approvals:
         except (ChangedMeanwhile, MoveNotAllowed):
             return self._too_late(visit, kept.message.identifier)
         return visit.go(f"{PATH}/messages/{kept.message.identifier}")
+
+
+def _day_of(at: datetime) -> str:
+    return local(at).date().isoformat()

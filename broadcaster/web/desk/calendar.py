@@ -7,7 +7,7 @@ from datetime import date
 
 from starlette.responses import Response
 
-from broadcaster import agenda, almanac
+from broadcaster import agenda
 from broadcaster.clock import local
 from broadcaster.dates import read_day
 from broadcaster.roles import Right
@@ -24,12 +24,13 @@ def register(desk: Desk) -> None:
 class Calendar:
     def __init__(self, desk: Desk) -> None:
         self.app = desk.app
-        self.almanac = almanac.load(desk.app.settings.schedule)
+        self.almanac = desk.almanac
 
     def show(self, visit: Visit) -> Response:
         view = visit.query("view") if visit.query("view") in VIEWS else "list"
         day = read_day(visit.query("day")) or local(visit.now).date()
         entries = self._entries(view, day, visit)
+        days = agenda.week_of(day, entries, self.almanac) if view == "week" else []
         return visit.page(
             "desk/calendar.html",
             view=view,
@@ -39,7 +40,8 @@ class Calendar:
             before=agenda.next_of(view, day, -1),
             after=agenda.next_of(view, day, 1),
             weeks=agenda.month_of(day, entries, self.almanac) if view == "month" else [],
-            days=agenda.week_of(day, entries, self.almanac) if view == "week" else [],
+            days=days,
+            hours=agenda.hours_of(days),
             entries=entries,
         )
 

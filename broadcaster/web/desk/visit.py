@@ -33,6 +33,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from broadcaster import almanac
 from broadcaster.app import App
 from broadcaster.credentials import fingerprint, new_secret
 from broadcaster.lifecycle import MoveNotAllowed
@@ -230,6 +231,7 @@ class Desk:
         self.app = app
         self.static = Static()
         self.staffmail = StaffMail(base_url=app.settings.ward.base_url, words=app.settings.words)
+        self.almanac = almanac.load(app.settings.schedule)
         self.places: list[Place] = []
         url = urlsplit(app.settings.ward.base_url)
         self._origin = f"{url.scheme}://{url.netloc}"
