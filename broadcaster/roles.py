@@ -19,6 +19,7 @@ class Role(StrEnum):
 class Right(StrEnum):
     READ = "read"
     WRITE = "write"  # notices: write, ask for approval, withdraw one's own
+    COMMENT = "comment"  # on what waits for approval
     APPROVE = "approve"  # another's notice or alert; return it
     SCHEDULE = "schedule"  # move what is planned
     ALERT = "alert"  # the one button, live
@@ -30,7 +31,7 @@ class Right(StrEnum):
     EXPORT = "export"
 
 
-_STAFF = frozenset({Right.READ, Right.DRILL})
+_STAFF = frozenset({Right.READ, Right.DRILL, Right.COMMENT})
 _SENDS = frozenset({Right.ALERT, Right.CHANGE, Right.DECIDE, Right.REVIEW})
 
 RIGHTS: dict[Role, frozenset[Right]] = {

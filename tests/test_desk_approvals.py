@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
@@ -330,3 +331,45 @@ async def test_thirty_seconds_are_thirty_also_right_before_the_hour(tmp_path: Pa
             due_at = plans.due_of(connection, f"issue/{identifier}")
         assert due_at is not None
         assert timedelta(seconds=28) < due_at - clock.now() <= timedelta(seconds=30)
+
+
+async def test_the_remarks_that_the_writer_ticked_are_shown_to_whoever_approves(tmp_path: Path) -> None:
+    async with a_desk(tmp_path) as desk:
+        writer, approver = await desk.person("writer"), await desk.person("approver")
+        page = await asked(writer, body="避難勧告の周知について。")
+        shown = (await approver.get(page)).text
+        told = shown.partition("そのままにしたもの")[2].partition("</section>")[0]
+        assert "避難勧告" in told
+        assert "周知" in told
+        plain = (await approver.get(await asked(writer, body="休館します。"))).text
+        assert "そのままにしたもの" not in plain
+
+
+async def test_what_was_approved_once_is_compared_with_what_is_asked_now(tmp_path: Path) -> None:
+    async with a_desk(tmp_path) as desk:
+        writer, approver, other = [await desk.person(name) for name in ("writer", "approver", "approver2")]
+        first = await asked(writer, issued_at="2027-12-01 9:00")
+        identifier = first.rpartition("/")[2]
+        assert "承認した文との違い" not in (await approver.get(first)).text
+        await approver.post(f"{first}/approve", seen=await seen(approver, identifier))
+        await writer.post(f"/desk/messages/{identifier}/edit")  # taken from its hour
+        [opened] = set(re.findall(r"/desk/drafts/[0-9]+", (await writer.get("/desk/drafts")).text)) - {"/desk/drafts/1"}
+        version = Person.hidden(await writer.get(opened), "version")
+        fields = {**FIELDS, "issued_at": "2027-12-01 9:00", "body": "書き直した文。"}
+        again = await writer.post(opened, **fields, version=version, act="ask", read_remarks="1")
+        shown = (await other.get(again.headers["location"])).text
+        told = shown.partition("承認した文との違い")[2].partition("</section>")[0]
+        assert "一つめの文。" in told.partition("<del>")[2].partition("</del>")[0]
+        assert "書き直した文。" in told.partition("<ins>")[2].partition("</ins>")[0]
+        assert told.count("<h3>") == 1, "nothing else has changed"
+
+
+async def test_the_duty_officer_may_say_something_too_and_a_viewer_may_not(tmp_path: Path) -> None:
+    async with a_desk(tmp_path) as desk:
+        page = f"/desk/approvals/{proposed(desk)}"
+        duty, viewer = await desk.person("duty"), await desk.person("viewer")
+        assert "/comment" in (await duty.get(page)).text
+        await duty.post(f"{page}/comment", text="夜の電話番号も書いてください。")
+        assert "夜の電話番号も書いてください。" in (await viewer.get(page)).text
+        assert "/comment" not in (await viewer.get(page)).text
+        assert (await viewer.post(f"{page}/comment", text="x")).status_code == 403

@@ -4,7 +4,8 @@ Also the page of a message that has not gone out: its words, where it stands, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -18,11 +19,14 @@ from broadcaster.lifecycle import MoveNotAllowed, State
 from broadcaster.manuscript import text_problems
 from broadcaster.message import content_hash
 from broadcaster.problems import Problem, Refused
+from broadcaster.proofreading import Remark, remarks
 from broadcaster.render import day
 from broadcaster.roles import Right
 from broadcaster.store import audit, drafts, messages, notes, plans
 from broadcaster.store.database import Connection
+from broadcaster.store.drafts import Draft
 from broadcaster.store.messages import ChangedMeanwhile, Kept
+from broadcaster.web.desk.compose import REVISES, manuscript_of
 from broadcaster.web.desk.previews import previews_of
 from broadcaster.web.desk.visit import PATH, Desk, Visit
 from broadcaster.web.desk.wording import act_sentence, state_word
@@ -31,6 +35,9 @@ UNDO = timedelta(seconds=30)
 """A routine notice whose hour has come waits so long after its approval: until then it can be stopped. An alert never
 waits."""
 
+MOST_REWRITES = 20
+"""Withdrawn and written anew so often, the version that was once approved is looked for no further back."""
+
 
 def register(desk: Desk) -> None:
     pages = Approvals(desk)
@@ -38,7 +45,7 @@ def register(desk: Desk) -> None:
     desk.get("/approvals/{identifier}", Right.READ, pages.show)
     desk.post("/approvals/{identifier}/approve", Right.APPROVE, pages.approve, asks_again=True)
     desk.post("/approvals/{identifier}/return", Right.APPROVE, pages.send_back)
-    desk.post("/approvals/{identifier}/comment", Right.WRITE, pages.comment)
+    desk.post("/approvals/{identifier}/comment", Right.COMMENT, pages.comment)
     desk.get("/messages/{identifier}", Right.READ, pages.message)
     desk.post("/messages/{identifier}/withdraw", Right.WRITE, pages.withdraw)
     desk.get("/messages/{identifier}/move", Right.SCHEDULE, pages.ask_move)
@@ -81,6 +88,8 @@ class Approvals:
             said = notes.of(connection, identifier)
             draft = drafts.of_message(connection, identifier)
             authors = self.app.pipeline.authors_of(connection, kept)
+            ticked = _ticked(connection, kept, draft)
+            approved = _approved_before(connection, draft)
         return visit.page(
             "desk/approval.html",
             status=status,
@@ -96,6 +105,11 @@ class Approvals:
             others=others,
             changed=changed,
             is_changed=is_changed,
+            ticked=ticked,
+            approved=approved,
+            since_approved=differences(manuscript_of(approved.message), manuscript_of(kept.message))
+            if approved
+            else (),
             draft=draft,
             reason=visit.field("reason"),
             goes_at=max(kept.message.effective_at, visit.now),
@@ -292,3 +306,31 @@ class Approvals:
 
 def _day_of(at: datetime) -> str:
     return local(at).date().isoformat()
+
+
+def _asked(connection: Connection, draft: Draft | None) -> Mapping[str, Any]:
+    """The words for which approval was asked, as they were written; none of what was not written at the desk."""
+    if draft is None or draft.asked_version is None:
+        return {}
+    versions = drafts.versions(connection, draft.id)
+    return next((one.manuscript for one in versions if one.version == draft.asked_version), {})
+
+
+def _ticked(connection: Connection, kept: Kept, draft: Draft | None) -> list[Remark]:
+    """What readers may stumble over and the writer left as it is, having ticked that they read it."""
+    read = [one for one in audit.about(connection, kept.message.identifier) if one.act == "message.remarks_read"]
+    if not read:
+        return []
+    keys = json.loads(read[-1].detail)["remarks"]
+    return [remark for remark in remarks(_asked(connection, draft), read[-1].at) if remark.key in keys]
+
+
+def _approved_before(connection: Connection, draft: Draft | None) -> Kept | None:
+    """The last version of this notice that somebody approved, before it was taken back to be rewritten."""
+    for _ in range(MOST_REWRITES):
+        earlier = _asked(connection, draft).get(REVISES)
+        kept = messages.get(connection, earlier) if isinstance(earlier, str) else None
+        if kept is None or kept.approved_hash is not None:
+            return kept
+        draft = drafts.of_message(connection, kept.message.identifier)
+    return None

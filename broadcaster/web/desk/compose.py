@@ -33,6 +33,8 @@ TEXTS = ("title", "body", "summary", "speech", "category", "link")
 OTHER_LANGUAGES = LANGUAGES[1:]
 KEPT_AFTER_DISCARDING = timedelta(days=30)
 MOST_IMAGES = 4
+REVISES = "revises"
+"""In a manuscript: the message whose words it was made of when that was taken from its hour. It is no part of the text."""
 
 
 def register(desk: Desk) -> None:
@@ -129,7 +131,7 @@ class Compose:
 
     def _read(self, written: Mapping[str, Any], visit: Visit) -> Message:
         """Raises Refused with the fields' own names."""
-        source = {name: value for name, value in written.items() if value not in ("", [], {}, None)}
+        source = {name: value for name, value in written.items() if value not in ("", [], {}, None) and name != REVISES}
         if written.get("images"):
             source["images"] = [{"file": entry["file"], "alt": entry["alt"]} for entry in written["images"]]
         for name in ("issued_at", "expires_at"):
@@ -197,6 +199,7 @@ class Compose:
         }
         written["languages"] = languages
         written["images"] = self._images(visit, before)
+        written[REVISES] = (before or {}).get(REVISES)
         if not written["summary"]:
             written["summary"] = written["title"]
         return {name: value for name, value in written.items() if value not in ("", None, {}, [])}
@@ -354,7 +357,7 @@ class Compose:
     ) -> Draft:
         return drafts.add(
             connection,
-            manuscript_of(kept.message),
+            manuscript_of(kept.message) if linked else {**manuscript_of(kept.message), REVISES: identifier},
             by=visit.person.name,
             at=visit.now,
             identifier=identifier if linked else None,
