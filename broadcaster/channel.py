@@ -186,6 +186,34 @@ class Push(Channel, Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Allowance:
+    """How much of a day's posts is used up, and how many of them are kept for emergencies."""
+
+    used: int
+    most: int
+    kept: int
+
+    @property
+    def for_routine(self) -> int:
+        """How many routine ones may still go today."""
+        return max(self.most - self.kept - self.used, 0)
+
+    @property
+    def is_low(self) -> bool:
+        """A tenth of the day or less is left for what is routine: somebody should think of what still has to go."""
+        return self.for_routine * 10 <= self.most
+
+
+@runtime_checkable
+class Rationed(Protocol):
+    """A channel that may send only so much a day."""
+
+    def allowance(self, now: datetime) -> Allowance | None:
+        """Of the day of this instant, as the ledger counts it; None where no limit is agreed. It blocks."""
+        ...
+
+
 class Line(Protocol):
     """One warm connection. It asks for the next letter only when it can carry it at once."""
 

@@ -112,6 +112,18 @@ class Reached:
         return self.delivered / self.total if self.total else 0.0
 
 
+HIGHEST_LEVEL = 5
+"""警戒レベル 1 to 5."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """The alert level from an instant on, in seconds after the first message; 0 where there is none."""
+
+    at_s: float
+    level: int
+
+
 class Axis:
     """Seconds along the width: even up to a minute, by the logarithm beyond."""
 
@@ -248,6 +260,31 @@ def reach(id: str, rows: Sequence[Reached], *, title: str, about: str, number: C
     return chart.markup()
 
 
+def levels(id: str, steps: Sequence[Level], until_s: float, *, title: str, about: str, seconds: Words) -> str:
+    """The alert level as a line of steps, with its numerals; under it a numbered flag for each act that set it."""
+    left, right, top, bottom = 28, WIDTH - 8, 16, 136
+    chart = _Chart(id, bottom + 56, title, about)
+    x = Axis(max(until_s, 1.0), left, right)
+
+    def y(level: int) -> float:
+        return bottom - (bottom - top) * level / HIGHEST_LEVEL
+
+    for level in range(1, HIGHEST_LEVEL + 1):
+        chart.text(left - 10, y(level) + 5, str(level), "c-small", "end")
+        chart.line(left, y(level), right, y(level), "c-whole")
+    path = [f"M{x(steps[0].at_s):g} {y(0):g}"]
+    path += [f"H{x(step.at_s):g}V{y(step.level):g}" for step in steps]
+    chart.path("".join(path) + f"H{right:g}", "c-level")
+    chart.line(left, bottom, right, bottom, "c-axis")
+    for at_s in x.ticks():
+        chart.text(x(at_s), bottom + 50, seconds(at_s), "c-small", _anchor(x(at_s)))
+    for number, step in enumerate(steps, 1):
+        at, low = x(step.at_s), bottom + 14 + 14 * ((number - 1) % 2)  # acts close together do not hide each other
+        chart.line(at, y(step.level), at, low - 10, "c-mark")
+        chart.text(at, low + 2, str(number), "c-name", "middle")
+    return chart.markup()
+
+
 def meter(id: str, *, name: str, total: int, numbers: dict[str, int]) -> str:
     """A bar of what has ended and how, of all: in place of a sentence's length, beside the sentence."""
     svg = ET.Element("svg", {"viewBox": "0 0 160 14", "class": "meter", "role": "img", "aria-label": name})
@@ -295,6 +332,9 @@ class _Chart:
 
     def area(self, path: str, end: str) -> None:
         ET.SubElement(self._svg, "path", {"d": path, **self._filled(end)})
+
+    def path(self, path: str, name: str) -> None:
+        ET.SubElement(self._svg, "path", {"class": name, "d": path})
 
     def box(self, x: float, y: float, wide: float, high: float, end: str) -> None:
         place = {"x": f"{x:g}", "y": f"{y:g}", "width": f"{wide:g}", "height": f"{high:g}"}

@@ -31,6 +31,7 @@ from __future__ import annotations
 import asyncio
 import html
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +47,7 @@ from yarl import URL
 
 from broadcaster.channel import (
     DRILL_MARK,
+    Allowance,
     ChannelClosed,
     DeliveryFailure,
     Kit,
@@ -193,10 +195,14 @@ class X:
         return Receipt(evidence=_id_of(posted, is_post=True), detail=remark)
 
     async def _count_the_day(self, now: datetime) -> None:
+        counted = await asyncio.to_thread(self.allowance, now)
+        if counted is not None:
+            self._budget.count(counted, _midnight(now) + timedelta(days=1))
+
+    def allowance(self, now: datetime) -> Allowance | None:
         """What has gone out since midnight, whichever sender sent it."""
-        if self._budget.posts_per_day:
-            midnight = local(now).replace(hour=0, minute=0, second=0, microsecond=0)
-            self._budget.count(await asyncio.to_thread(self._kit.went_out, midnight), midnight + timedelta(days=1))
+        most = self._budget.posts_per_day
+        return _allowance(self._kit.went_out(_midnight(now)), most) if most else None
 
     def _refuse_incomplete(self) -> None:
         if missing := self.missing():
@@ -440,13 +446,8 @@ def _bare(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    used: int
-    most: int
+    of: Allowance
     ends_at: datetime
-
-    @property
-    def is_for_emergencies_only(self) -> bool:
-        return self.used >= self.most * (1 - KEPT_FOR_EMERGENCIES)
 
 
 @dataclass(kw_only=True)
@@ -459,21 +460,29 @@ class Budget:
     def refuse_routine(self, now: datetime) -> None:
         """Raises TemporaryFailure, until the day ends, once only the emergencies' share is left."""
         for tally in self._tallies.values():
-            if now < tally.ends_at and tally.is_for_emergencies_only:
+            if now < tally.ends_at and not tally.of.for_routine:
                 raise TemporaryFailure(
-                    f"Xのきょうの投稿が{tally.used}件（上限{tally.most}件）になりました。残りは緊急のために取ってあります。",
+                    f"Xのきょうの投稿が{tally.of.used}件（上限{tally.of.most}件）になりました。残りは緊急のために取ってあります。",
                     retry_at=tally.ends_at,
                 )
 
-    def count(self, used: int, ends_at: datetime) -> None:
-        self._tallies["own"] = Tally(used=used, most=self.posts_per_day, ends_at=ends_at)
+    def count(self, counted: Allowance, ends_at: datetime) -> None:
+        self._tallies["own"] = Tally(of=counted, ends_at=ends_at)
 
     def hear(self, headers: Mapping[str, str]) -> None:
         for limit in DAY_LIMITS:
             most, left = (_number(headers.get(f"{limit}-{what}")) for what in ("limit", "remaining"))
             ends_at = _instant(headers.get(f"{limit}-reset"))
             if most and left is not None and ends_at:
-                self._tallies[limit] = Tally(used=most - left, most=most, ends_at=ends_at)
+                self._tallies[limit] = Tally(of=_allowance(most - left, most), ends_at=ends_at)
+
+
+def _allowance(used: int, most: int) -> Allowance:
+    return Allowance(used=used, most=most, kept=math.ceil(most * KEPT_FOR_EMERGENCIES))
+
+
+def _midnight(now: datetime) -> datetime:
+    return local(now).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 DAY_LIMITS = ("x-user-limit-24hour", "x-app-limit-24hour")

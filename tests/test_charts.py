@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from broadcaster import charts
-from broadcaster.charts import Curve, Latency, Reached, Step
+from broadcaster.charts import Curve, Latency, Level, Reached, Step
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -29,15 +29,23 @@ def over_time(curve: Curve) -> str:
     )
 
 
+def levels(steps: list[Level]) -> str:
+    return charts.levels(
+        "v", steps, steps[-1].at_s * 1.1, title="いちばん高いのは5", about="横は時間", seconds=lambda s: f"{s:g}秒"
+    )
+
+
 LATENCIES = [
     Latency(name="RSS・JSON", first_s=0.2, half_s=0.2, most_s=0.2, last_s=0.2),
     Latency(name="メール", first_s=0.4, half_s=9.0, most_s=40.0, last_s=3_900.0),
 ]
+LEVELS = [Level(at_s=at, level=level) for at, level in ((0, 3), (1_800, 4), (1_830, 4), (7_200, 5), (30_000, 0))]
 DISTRICTS = [Reached(name=f"品川第{n}地区", total=100 * n, delivered=90 * n, screens=n % 4) for n in range(1, 14)]
 
 
 def every_chart() -> dict[str, str]:
     return {
+        "levels": levels(LEVELS),
         "over time": over_time(a_curve()),
         "nothing yet": over_time(Curve.of(10, [])),
         "an hour": over_time(a_curve(seconds=3_700.0, total=50_000)),
@@ -155,3 +163,13 @@ def test_a_meter_never_leaves_its_frame() -> None:
     ends = [float(box.get("x") or 0) + float(box.get("width") or 0) for box in boxes]
     assert max(ends) <= 160
     assert svg.get("aria-label") == "997 of 1000"
+
+
+def test_the_level_stands_until_the_next_act_and_every_act_has_its_number() -> None:
+    drawn = ET.fromstring(levels(LEVELS))
+    path = next(part.attrib["d"] for part in drawn.iter(f"{SVG}path") if part.get("class") == "c-level")
+    heights = [float(found) for found in re.findall(r"V([\d.]+)", path)]
+    bottom, five = heights[-1], heights[-2]
+    assert heights == [*sorted(heights[:4], reverse=True), bottom], "up, and down at the end"
+    assert [(bottom - high) / (bottom - five) * 5 for high in heights] == [3, 4, 4, 5, 0]
+    assert [part.text for part in drawn.iter(f"{SVG}text") if part.get("class") == "c-name"] == list("12345")

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from broadcaster import app as assembly
+from broadcaster import settings as configuration
+from broadcaster.clock import FrozenClock
+from broadcaster.delivery import State
 from broadcaster.message import Change
+from broadcaster.rehearsal import seed
 from tests.browser import a_browser
-from tests.desk import a_day, a_desk, a_desk_server
+from tests.desk import a_day, a_desk, a_desk_of, a_desk_server
 from tests.house import STAFF
+from tests.makers import NOW, a_notice
+from tests.test_desk_sent import ends, one_of
 
 
 async def test_nothing_in_force_is_said_in_full_size(tmp_path: Path) -> None:
@@ -49,6 +57,28 @@ async def test_english_and_night_are_remembered(tmp_path: Path) -> None:
         text = (await person.get("/desk")).text
         assert '<html lang="en" class="night">' in text
         assert "Nothing is in force." in text
+
+
+async def test_what_may_still_be_posted_today_is_said_when_it_runs_low(tmp_path: Path) -> None:
+    shipped = configuration.load({"BROADCASTER_HOME": str(tmp_path / "home")})
+    few = {**shipped.channel_options, "x": {**shipped.channel_options["x"], "posts_per_day": 5}}
+    app = assembly.assemble(
+        replace(shipped, channel_options=few), clock=FrozenClock(NOW), standins={"email": 1, "x": 1}
+    )
+    app.database.upgrade()
+    with app.database.write() as connection:
+        seed.add_sample_staff(connection, NOW)
+    async with a_desk_of(app) as desk:
+        viewer = await desk.person("viewer")
+        for number in range(4):
+            assert "出せる残りの件数" not in (await viewer.get("/desk")).text, number
+            name = f"13109-{number}"
+            notice = a_notice(app.settings, now=NOW, identifier=name, channels=("x",))
+            app.pipeline.hand_in(replace(notice, sent_at=None), STAFF)
+            ends(desk, one_of(desk, name, "x"), State.DELIVERED)
+        text = (await viewer.get("/desk")).text
+        assert "Xに出せる残りの件数（きょう）" in text
+        assert "きょう4件、上限5件。緊急用の1件は別に取ってあります。" in text
 
 
 @pytest.mark.browser

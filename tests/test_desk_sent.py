@@ -734,6 +734,40 @@ async def test_the_report_tells_who_did_what_and_how_fast(tmp_path: Path) -> Non
         assert (await viewer.get(f"/desk/sent/{ALERT}/report.pdf?lang=en")).status_code == 200
 
 
+async def test_the_numbers_of_every_chart_are_there_as_a_file(tmp_path: Path) -> None:
+    async with an_evening(tmp_path) as desk:
+        everything_arrives(desk, ALERT)
+        viewer = await desk.person("viewer")
+        for page in ("report", "where"):
+            shown = (await viewer.get(f"/desk/sent/{ALERT}/{page}")).text
+            charts = re.findall(r'<svg\b[^>]*\bclass="chart', shown)
+            files = re.findall(r'href="(/desk/sent/[^"]*\.csv)" download', shown)
+            assert len(files) == len(charts) > 1, page
+            for file in files:
+                answer = await viewer.get(file)
+                assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+                head, *rows = answer.text.removeprefix("\ufeff").splitlines()
+                assert rows, file
+                assert {row.count(",") for row in rows} == {head.count(",")}, file
+        reach = (await viewer.get(f"/desk/sent/{ALERT}/numbers/reach.csv")).text
+        assert "品川区,12,12," in reach
+        assert (await viewer.get(f"/desk/sent/{ALERT}/numbers/people.csv")).status_code == 404
+        assert (await viewer.get("/desk/sent/13109-nothing/numbers/reach.csv")).status_code == 404
+
+
+async def test_the_report_shows_how_the_alert_level_went(tmp_path: Path) -> None:
+    async with an_evening(tmp_path) as desk:
+        viewer = await desk.person("viewer")
+        assert "警戒レベルの移り変わり" not in (await viewer.get(f"/desk/sent/{NOTICE}/report")).text
+        desk.app.clock.move(timedelta(minutes=30))  # type: ignore[attr-defined]
+        desk.app.pipeline.change(ALERT, Change.ALL_CLEAR, DUTY)
+        shown = (await viewer.get(f"/desk/sent/{ALERT}/report")).text
+        assert "いちばん高い警戒レベルは4でした。" in shown
+        numbers = (await viewer.get(f"/desk/sent/{ALERT}/numbers/levels.csv")).text
+        assert numbers.splitlines()[1:] == ["1,0.0,4,出しました", "2,1803.0,なし,解除"]
+        assert (await viewer.get(f"/desk/sent/{ALERT}/report.pdf")).content.startswith(b"%PDF")
+
+
 async def test_text_that_looks_like_markup_is_text_on_paper(tmp_path: Path) -> None:
     async with an_evening(tmp_path) as desk:
         odd = replace(

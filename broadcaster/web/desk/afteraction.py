@@ -13,7 +13,7 @@ import structlog
 from starlette.responses import Response
 
 from broadcaster import charts, paper
-from broadcaster.charts import Latency
+from broadcaster.charts import Latency, Level
 from broadcaster.clock import local
 from broadcaster.delivery import UNSETTLED, Counts, State
 from broadcaster.differences import SAME, runs
@@ -40,7 +40,7 @@ from broadcaster.web.desk.sent import (
 )
 from broadcaster.web.desk.tables import Table
 from broadcaster.web.desk.visit import PATH, Desk, NotThere, Visit
-from broadcaster.web.desk.wording import act_sentence, ending_word
+from broadcaster.web.desk.wording import act_name, act_sentence, ending_word
 
 log = structlog.get_logger(__name__)
 
@@ -106,6 +106,7 @@ class Reports:
 
     def _told(self, visit: Visit, connection: Connection, found: Found) -> dict[str, Any]:
         chain = _chain(connection, found)
+        levels = _levels(visit, chain)
         curve = self.measures.curve(connection, found.issue, found.deliveries)
         latencies = self._latencies(visit, connection, found)
         reached = self.measures.reached(connection, found.issue.message, self.app.settings.ward, found.deliveries)
@@ -114,11 +115,13 @@ class Reports:
             "timeline": _timeline(visit, connection, found, chain),
             "people": _people(visit, chain),
             "versions": _versions(visit, connection, found, chain),
+            "levels_chart": _levels_chart(visit, levels) if levels else "",
             "latency_chart": _latency_chart(visit, latencies) if latencies else "",
             "chart": curve_chart(visit, "letters", curve) if curve else "",
             "tables": {
                 "counts": tables.counts(visit, _counts(visit, found)),
                 "latency": tables.latency(visit, latencies),
+                "levels": tables.levels(visit, levels),
                 "letters": tables.letters(visit, curve.steps, curve.thinned()) if curve else None,
                 "reach": tables.reach(visit, reached),
             },
@@ -141,6 +144,8 @@ class Reports:
                 return tables.counts(visit, _counts(visit, found))
             case "latency":
                 return tables.latency(visit, self._latencies(visit, connection, found))
+            case "levels":
+                return tables.levels(visit, _levels(visit, _chain(connection, found)))
             case "letters":
                 curve = self.measures.curve(connection, found.issue, found.deliveries)
                 return tables.letters(visit, curve.steps if curve else ())
@@ -246,6 +251,26 @@ def _timeline(visit: Visit, connection: Connection, found: Found, chain: Sequenc
             said = visit.w("report.last_out", medium=name, state=ending_word(visit, medium.state))
             lines.append(Line(at=max(ended), after=after(max(ended)), said=said))
     return sorted(lines, key=lambda line: line.at)
+
+
+def _levels(visit: Visit, chain: Sequence[Found]) -> list[tuple[Level, str]]:
+    """How the alert level went, from the first message to its end; nothing where no message had one."""
+    if not any(one.issue.message.level for one in chain):
+        return []
+    began, last = chain[0].issue.sent_at, chain[-1].issue
+
+    def after(at: datetime) -> float:
+        return max((at - began).total_seconds(), 0.0)
+
+    steps = []
+    for one in chain:
+        message = one.issue.message
+        act = visit.w(f"terms.{message.change}") if message.change else act_name(visit, "message.issued")
+        level = 0 if message.is_ended else message.level or 0
+        steps.append((Level(at_s=after(one.issue.sent_at), level=level), act))
+    if not last.message.is_ended and last.expires_at <= visit.now:
+        steps.append((Level(at_s=after(last.expires_at), level=0), visit.w("states_message.ended")))
+    return steps
 
 
 def _people(visit: Visit, chain: Sequence[Found]) -> list[tuple[str, list[str]]]:
@@ -354,6 +379,19 @@ def _latency_chart(visit: Visit, rows: Sequence[Latency]) -> str:
     return charts.latencies("latency", rows, title=found, about=about, seconds=lambda s: in_words(visit, s))
 
 
+def _levels_chart(visit: Visit, found: Sequence[tuple[Level, str]]) -> str:
+    steps = [step for step, _ in found]
+    highest = max(step.level for step in steps)
+    return charts.levels(
+        "levels",
+        steps,
+        steps[-1].at_s * 1.1,
+        title=visit.w("report.levels_found", n=highest),
+        about=visit.w("report.levels_about"),
+        seconds=lambda s: in_words(visit, s),
+    )
+
+
 def _review_of(visit: Visit, review: Review | None) -> dict[str, Any]:
     is_open = review is not None and review.written_at is None
     is_own = review is not None and review.opened_by == visit.person.name
@@ -373,7 +411,7 @@ _STYLE = (
     "<style>text{font-size:13px;font-family:'BIZ UDPGothic','BIZ UDGothic','Noto Sans CJK JP'}.c-name{font-weight:700}"
     ".c-delivered{fill:#197a4b}.c-track{fill:none;stroke:#767676;stroke-width:2}.c-screen{fill:#1a1a1a}"
     ".c-whole{stroke:#767676;stroke-width:2;stroke-dasharray:6 4}.c-axis,.c-mark,.c-tick{stroke:#1a1a1a;stroke-width:2}"
-    ".c-tick{stroke-width:4}.c-dot{fill:#fff;stroke:#1a1a1a;stroke-width:3}.c-ground{fill:#fff}"
+    ".c-tick{stroke-width:4}.c-level{stroke:#1a1a1a;stroke-width:4;fill:none}.c-dot{fill:#fff;stroke:#1a1a1a;stroke-width:3}.c-ground{fill:#fff}"
     ".c-hatch-failed{stroke:#a90000;stroke-width:2;fill:none}.c-hatch-unknown{stroke:#5109ad;stroke-width:3;fill:none}"
     ".c-hatch-stopped{stroke:#595959;stroke-width:2;fill:none}</style>"
 )
@@ -430,6 +468,7 @@ def _on_paper(visit: Visit, found: Found, told: dict[str, Any], review: Review |
         "charts": [
             {"title": w(key), "svg": _drawn(told[name])}
             for name, key in (
+                ("levels_chart", "report.levels"),
                 ("latency_chart", "report.latency"),
                 ("chart", "sent.chart.title"),
                 ("reach_chart", "report.reach"),

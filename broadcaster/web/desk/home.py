@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from broadcaster.channel import Allowance, Rationed
 from broadcaster.message import Mode
 from broadcaster.roles import Right
 from broadcaster.store import deliveries, drafts, issues, messages, notes
@@ -62,6 +63,7 @@ class Home:
                 "submitted": messages.submitted(connection, 50),
                 "to_decide": deliveries.to_decide(connection, 50),
                 "reviews": notes.open_reviews(connection),
+                "low": self._low(now),
                 "drafts": drafts.open_of(connection, visit.person.name, 5),
                 "media": self._media(connection),
             }
@@ -69,6 +71,12 @@ class Home:
     def _coming(self, connection: Connection, now: datetime) -> list[Kept]:
         since, until = now - timedelta(days=1), now + COMING
         return list(messages.between(connection, since, until, MOST_COMING, states=messages.COMING))
+
+    def _low(self, now: datetime) -> list[tuple[str, Allowance]]:
+        """The media whose posts of the day are running out."""
+        live = self.app.pipeline.channels[Mode.LIVE]
+        rationed = [(name, channel.allowance(now)) for name, channel in live.items() if isinstance(channel, Rationed)]
+        return [(name, left) for name, left in rationed if left is not None and left.is_low]
 
     def _media(self, connection: Connection) -> list[tuple[str, str, datetime | None]]:
         """Each medium with how it is, a word of `states_delivery`, and when it last settled something."""

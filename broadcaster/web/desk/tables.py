@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from broadcaster.charts import ENDS, Latency, Reached, Step
+from broadcaster.charts import ENDS, Latency, Level, Reached, Step
 from broadcaster.delivery import Counts
 from broadcaster.store.recipients import OfDomain
 from broadcaster.web.desk.measures import in_words
@@ -74,6 +74,20 @@ def latency(visit: Visit, found: Iterable[Latency]) -> Table:
         title=visit.w("report.latency"),
         heads=[visit.w(head) for head in heads],
         rows=[[one.name, one.first_s, one.half_s, one.most_s, one.last_s] for one in found],
+        seconds=_seconds(visit),
+    )
+
+
+def levels(visit: Visit, found: Iterable[tuple[Level, str]]) -> Table:
+    """The acts that set the alert level, numbered as the flags of the chart."""
+    return Table(
+        name="levels",
+        title=visit.w("report.levels"),
+        heads=[visit.w(f"report.levels_{head}") for head in ("number", "after", "level", "act")],
+        rows=[
+            [str(number), step.at_s, step.level or visit.w("report.levels_none"), act]
+            for number, (step, act) in enumerate(found, 1)
+        ],
         seconds=_seconds(visit),
     )
 
