@@ -191,6 +191,7 @@ def pages(app: App) -> tuple[str, ...]:
         "/desk/records",
         "/desk/people",
         "/desk/me",
+        "/desk/keys",
         "/desk/nowhere",
     )
 

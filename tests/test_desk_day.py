@@ -227,6 +227,10 @@ async def test_two_people_and_then_one(tmp_path: Path) -> None:
         await held(duty, duty.locator("[data-hold]"), 1.7)
         await duty.wait_for_url("**/waiting/**")
         await shot(duty, "night-4-waiting")
+        loaded = await duty.evaluate("performance.timeOrigin")
+        async with duty.expect_response(lambda answer: "/waiting/" in answer.url):
+            pass  # it looks again, in place: whoever has it read aloud is not sent back to its beginning
+        assert await duty.evaluate("performance.timeOrigin") == loaded
         kept = desk.newest()
         assert kept is not None
         await until(lambda: sum("緊急・要承認" in str(m.parsed()["Subject"]) for m in desk.mails()) == 4)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from playwright.async_api import expect
 
 from broadcaster import app as assembly
 from broadcaster import settings as configuration
@@ -91,8 +92,10 @@ async def test_the_page_renews_itself_when_something_happens(tmp_path: Path) -> 
         await page.wait_for_function(
             "document.querySelector('[data-sse-connect]')['htmx-internal-data']?.sseEventSource?.readyState === 1"
         )
+        assert await page.locator("#told").text_content() == "", "nothing has changed yet, so nothing is said"
         await asyncio.to_thread(a_day, desk.app)
         await page.get_by_role("link", name="避難指示（目黒川）").wait_for(timeout=8_000)
+        await expect(page.get_by_role("status")).to_contain_text("出ている緊急のお知らせ 3件、承認待ち 2件")
         await asyncio.to_thread(desk.app.pipeline.change, "13109-E04", Change.CANCEL, STAFF)
         await page.get_by_text("【取消】").first.wait_for(timeout=8_000)
 

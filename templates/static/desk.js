@@ -85,3 +85,18 @@ if (lost) {
   document.body.addEventListener("htmx:sseError", () => { silent ??= setTimeout(() => { lost.hidden = false; }, 10000); });
   document.body.addEventListener("htmx:sseOpen", () => { clearTimeout(silent); silent = null; lost.hidden = true; });
 }
+
+// What renews itself says in one sentence how it stands now (`data-tell`); a change of it is told once, politely.
+const told = document.getElementById("told");
+const standing = new Map();
+const tellChanges = () => {
+  for (const one of document.querySelectorAll("[data-tell]")) {
+    const before = standing.get(one.id);
+    standing.set(one.id, one.dataset.tell);
+    if (before !== undefined && before !== one.dataset.tell) told.textContent = one.dataset.tell;
+  }
+};
+if (told) {
+  tellChanges();
+  document.body.addEventListener("htmx:afterSettle", tellChanges);
+}

@@ -313,7 +313,9 @@ class Button:
     def wait(self, visit: Visit) -> Response:
         kept = self._proposed(visit)
         if kept.issued_as is not None:
-            return visit.go(_board(kept))
+            return visit.leave_for(_board(kept)) if visit.is_renewal else visit.go(_board(kept))
+        if visit.is_renewal and kept.state is not State.SUBMITTED:
+            return visit.leave_for(visit.request.url.path)  # another heading, another title: the whole page anew
         with self.app.database.read() as connection:
             asked = people.with_roles(connection, staffmail.APPROVERS)
             said = notes.of(connection, kept.message.identifier)

@@ -34,6 +34,7 @@ def register(desk: Desk) -> None:
     home = Home(desk)
     desk.get("", Right.READ, home.show)
     desk.get("/home", Right.READ, home.parts)
+    desk.get("/keys", Right.READ, lambda visit: visit.page("desk/keys.html"))
 
 
 def events(desk: Desk) -> Route:

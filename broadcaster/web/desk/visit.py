@@ -195,6 +195,15 @@ class Visit:
         """To another page: the back button then shows that one, and never the form that was sent."""
         return RedirectResponse(path, status_code=303, headers={"cache-control": "no-store"})
 
+    @property
+    def is_renewal(self) -> bool:
+        """Asked for by a page that renews a part of itself."""
+        return "hx-request" in self.request.headers
+
+    def leave_for(self, path: str) -> Response:
+        """To a page that renews a part of itself: it is over here, go on there."""
+        return Response(headers={"hx-redirect": path, "cache-control": "no-store"})
+
     def here_in(self, language: str) -> str:
         """This page in the other language; a page that was sent is not sent again for it."""
         path = self.request.url.path if self.request.method == "GET" else PATH
@@ -321,7 +330,7 @@ class Desk:
         if not may(session.person.role, place.right):
             names = [visit.w(f"roles.{role}") for role in who_may(place.right)]
             visit.stop("desk/says.html", status=403, what="no_right", slots={"role": "、".join(names)})
-        asked_by_itself = place.method == "GET" and "hx-request" in visit.request.headers  # nobody may be there
+        asked_by_itself = place.method == "GET" and visit.is_renewal  # nobody may be there
         if visit.now - session.seen_at > sessions.SEEN_EVERY and not asked_by_itself:
             with self.app.database.write() as connection:
                 sessions.seen(connection, session.hash, visit.now)
