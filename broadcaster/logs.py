@@ -17,7 +17,7 @@ import structlog
 
 FIELDS = {
     "event", "level", "timestamp", "exception", "logger",
-    "act", "attempt", "channel", "code", "due_at", "email", "identifier", "key", "kind", "lane", "lanes", "letters",
+    "act", "attempt", "channel", "code", "due_at", "email", "id", "identifier", "key", "keys", "kind", "lane", "lanes", "letters",
     "method", "mode", "ms", "part", "pid", "reason", "role", "route", "rule", "state", "status", "total", "url", "why",
     "work", "worker", "workers", "x",
 }  # fmt: skip
