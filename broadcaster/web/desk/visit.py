@@ -39,6 +39,7 @@ from broadcaster.credentials import fingerprint, new_secret
 from broadcaster.lifecycle import MoveNotAllowed
 from broadcaster.message import is_identifier
 from broadcaster.problems import Problem, Refused
+from broadcaster.resources import packaged
 from broadcaster.roles import Right, may, who_may
 from broadcaster.staffmail import StaffMail
 from broadcaster.store import messages, people, sessions
@@ -47,8 +48,8 @@ from broadcaster.store.database import StoreError
 from broadcaster.store.messages import ChangedMeanwhile, Kept
 from broadcaster.store.people import Person
 from broadcaster.store.sessions import Session
-from broadcaster.web.desk.static import Static
 from broadcaster.web.hosts import is_loopback
+from broadcaster.web.static import Static
 
 log = structlog.get_logger(__name__)
 
@@ -238,7 +239,7 @@ class Desk:
 
     def __init__(self, app: App) -> None:
         self.app = app
-        self.static = Static()
+        self.static = Static(packaged("templates") / "static", f"{PATH}/static")
         self.staffmail = StaffMail(base_url=app.settings.ward.base_url, words=app.settings.words)
         self.almanac = almanac.load(app.settings.schedule)
         self.places: list[Place] = []
@@ -257,7 +258,7 @@ class Desk:
     def application(self, *more: Route) -> Starlette:
         routes = [Route(place.path, self._door(place), methods=[place.method]) for place in self.places]
         return Starlette(
-            routes=[*self.static.routes(f"{PATH}/static"), *routes, *more],
+            routes=[*self.static.routes(), *routes, *more],
             exception_handlers={HTTPException: self._not_there},
         )
 
