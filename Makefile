@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 PORT   ?= 8000
 DEBIAN := chromium fonts-noto-cjk default-jre-headless
 
-.PHONY: install run test pictures chaos bench check format lock lock-bench clean
+.PHONY: install run test pictures fonts chaos bench check format lock lock-bench clean
 
 install: $(STAMP)
 
@@ -32,6 +32,12 @@ test: install
 # The pictures of the guides, as the browser tests see the pages.
 pictures: install
 	PICTURES=docs/pictures $(BIN)/python -m pytest tests/test_desk_day.py tests/test_desk_pages.py
+
+# The fonts that a signage screen ships, cut from whole ones: after a change of the words or the places in config/.
+fonts: install
+	@sh .ci/debian fonts-morisawa-bizud-gothic fonts-noto-cjk
+	$(BIN)/pip install -qq fonttools brotli
+	$(BIN)/python tools/signage_fonts.py
 
 # Every step at which a process can die, on both databases; CHAOS="--step … --seed …" repeats one. See docs/chaos.md.
 chaos: install
