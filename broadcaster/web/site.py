@@ -22,7 +22,7 @@ from broadcaster.problems import Refused
 from broadcaster.store.database import StoreError
 from broadcaster.store.messages import ChangedMeanwhile
 from broadcaster.store.requests import KeyUsedForAnother
-from broadcaster.web import api, desk, leave, metrics
+from broadcaster.web import api, desk, leave, metrics, player
 from broadcaster.web.api import NotAllowed
 from broadcaster.web.hosts import Hosts
 from broadcaster.web.pages import Boards, BoardsFirst
@@ -61,6 +61,7 @@ def create(parts: App) -> ASGIApp:
     site.include_router(api.routes(parts))
     site.include_router(leave.routes(parts))
     site.include_router(metrics.routes(parts, pages))
+    site.include_router(player.routes(parts, pages))
     site.add_api_route("/media/{name}", _media(parts), methods=["GET"], include_in_schema=False)
     if parts.settings.is_rehearsal:
         from broadcaster.web import rehearsal
