@@ -66,10 +66,18 @@ class Boards:
         self._answers: dict[str, Answer] = {}
         self._of_board: dict[tuple[Mode, str], dict[str, Answer]] = {}
         self._shown: dict[Mode, tuple[Message, ...]] = {}
+        self._changes: dict[Mode, asyncio.Future[None]] = {}
         self.is_ready = False
 
     def get(self, path: str) -> Answer | None:
         return self._answers.get(path)
+
+    def change(self, mode: Mode) -> asyncio.Future[None]:
+        """Done when the boards of this mode have been switched the next time; one for all who wait."""
+        change = self._changes.get(mode)
+        if change is None:
+            change = self._changes[mode] = asyncio.get_running_loop().create_future()
+        return change
 
     async def keep_current(self) -> None:
         while True:
@@ -106,6 +114,8 @@ class Boards:
                 pages = await asyncio.to_thread(boards.pages_of, board, messages, now)
                 self._swap(mode, name, {_path(mode, page.path): _answer(page) for page in pages})
         self._shown[mode] = messages
+        if change := self._changes.pop(mode, None):
+            change.set_result(None)
         log.info("boards.switched", mode=mode.value, total=len(messages))
 
     def _swap(self, mode: Mode, name: str, answers: Mapping[str, Answer]) -> None:

@@ -24,6 +24,7 @@ from broadcaster.store.messages import ChangedMeanwhile
 from broadcaster.store.requests import KeyUsedForAnother
 from broadcaster.web import api, desk, leave, metrics, player
 from broadcaster.web.api import NotAllowed
+from broadcaster.web.hints import Hints
 from broadcaster.web.hosts import Hosts
 from broadcaster.web.pages import Boards, BoardsFirst
 
@@ -73,7 +74,8 @@ def create(parts: App) -> ASGIApp:
     site.add_exception_handler(HTTPException, _plain)
     site.add_exception_handler(StoreError, _unavailable)
     site.add_exception_handler(Exception, _failed)
-    return BoardsFirst(_Guard(_with_desk(site, desk.application(parts)), Hosts(parts.settings)), pages)
+    inside = _Guard(_with_desk(site, desk.application(parts)), Hosts(parts.settings))
+    return BoardsFirst(Hints(inside, pages), pages)
 
 
 def _with_desk(site: ASGIApp, staff: ASGIApp) -> ASGIApp:
