@@ -6,7 +6,7 @@ emergencies 5 times, a plain queue 28 times.)
 
     feed      which mailings are open, from the ledger; their fan-out continued on the way
     lines     each warm line carries letter after letter
-    ledger    write down what became of them, in batches of at most 100 or 25 ms, and claim the next ones into a small
+    ledger    write down what became of them, in batches of 90 or 25 ms, and claim the next ones into a small
               store in memory by the same transaction
 
 Isolation by mail domain: a domain that has not answered well yet is probed, by one letter. Probes hold at most half of
@@ -59,10 +59,10 @@ MOST_IN_HAND = 2_400
 """With those that wait for their domain."""
 
 UNRECORDED = 200
-"""The most letters that have been answered and are not in the ledger yet, beside those on the lines."""
+"""The most letters that have gone out and are not in the ledger yet, beside one on each line."""
 
-BATCH = 100
-"""One batch being written and one filling: just `UNRECORDED`."""
+BATCH = 90
+"""One batch being written, one filling, and the second letter on each of twenty lines: just `UNRECORDED`."""
 
 BATCH_S = 0.025
 
@@ -244,6 +244,7 @@ class Mailroom:
         self._domains: dict[str, Domain] = {}
         self._probes: set[int] = set()  # letters on the lines whose domain has not answered well yet, and not late
         self._late: set[int] = set()  # letters on the lines that have had no answer for long
+        self._on_the_wire = channel.lines
         self._most_probes = max(1, channel.lines // 2)
         self._most_of_one_domain = max(2, int(channel.lines * SHARE_OF_ONE_DOMAIN))
         self._open: dict[int, _Open] = {}
@@ -554,7 +555,7 @@ class Mailroom:
         return letter
 
     def _next(self) -> Letter | None:
-        if self._is_held or len(self._answered) + self._writing >= UNRECORDED:
+        if self._is_held or self._unrecorded() >= UNRECORDED:
             return None
         for lane, tray in self._trays.items():
             if not tray.size:
@@ -575,6 +576,10 @@ class Mailroom:
             if self._more[lane]:
                 self._ask_ledger()  # what is in hand waits for its domains: others may go
         return None
+
+    def _unrecorded(self) -> int:
+        """A line has one letter on the wire. The one behind it goes out when that is answered, whatever is taken by then."""
+        return len(self._answered) + self._writing + max(0, len(self._carried) - self._on_the_wire)
 
     def _has_relay_room(self) -> bool:
         return self.relay.has_room(self.clock.now(), len(self._carried))

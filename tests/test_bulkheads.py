@@ -280,8 +280,8 @@ class Watch:
         def watched(room: Mailroom) -> object:
             letter = take(room)
             self.most_in_hand = max(self.most_in_hand, *(tray.size for tray in room._trays.values()))
-            delivered = sum(mark.state is State.DELIVERED for mark in room._marks)
-            self.most_unrecorded = max(self.most_unrecorded, len(room._carried) + delivered + room._writing)
+            out = len(room._carried) + len(room._answered) + room._writing
+            self.most_unrecorded = max(self.most_unrecorded, out - room.channel.lines)
             return letter
 
         monkeypatch.setattr(Mailroom, "_take", watched)
